@@ -1,0 +1,88 @@
+"""``export-engines``: from a checkpoint to a bundle, on the command line."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from saishiki.export.engines import parse_targets
+from saishiki.export.pipeline import CertificateFailed, ExportResult, export_bundle
+from saishiki.export.report import json_of_export, observing, table_of_export
+from saishiki.export.request import ExportRequest, parse_profiles
+from saishiki.models import LoadOptions
+from saishiki.runtime.cli_errors import exit_on_error
+from saishiki.runtime.manifest import Manifest
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [CHECKPOINT's name.saishiki].")
+@click.option(
+    "--targets",
+    default="rtx",
+    show_default=True,
+    help="Engines to build, with commas: onnx (graphs only, always there), rtx (no GPU needed), tensorrt (on the GPU).",
+)
+@click.option("--sm", type=int, multiple=True, help="Compute capability for rtx, such as 89 or 86; repeatable [89].")
+@click.option(
+    "--size",
+    multiple=True,
+    default=["256"],
+    show_default=True,
+    help="Picture size: 256, 256x384 (height x width) or a range 128:256:512; repeatable, one profile each.",
+)
+@click.option("--batch", default="1", show_default=True, help="Batch size: 1, or a range such as 1:4 or 1:2:4.")
+@click.option("--attention-heads", type=int, help="Attention heads, where the checkpoint does not say.")
+@click.option("--thorough", is_flag=True, help="Certify runs of all steps at any size, however long that takes.")
+@click.option("--keep-failed", is_flag=True, help="Write the bundle, marked, even where its certificate fails.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the bar and the table.")
+@click.version_option(package_name="saishiki")
+@exit_on_error
+def main(
+    checkpoint: Path,
+    output: Path | None,
+    targets: str,
+    sm: tuple[int, ...],
+    size: tuple[str, ...],
+    batch: str,
+    attention_heads: int | None,
+    thorough: bool,
+    keep_failed: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Export a trained CHECKPOINT (.safetensors, .pth, .ckpt) to a bundle of ONNX graphs and TensorRT engines.
+
+    The export ends with a parity certificate. Where the graphs do not compute what the checkpoint computes, the exit code
+    is 1 and no bundle is written.
+    """
+    request = ExportRequest(
+        checkpoint=checkpoint,
+        output=output or Path(f"{checkpoint.stem}.saishiki"),
+        targets=parse_targets(targets, sm),
+        profiles=parse_profiles(size, batch),
+        load=LoadOptions(attention_head=attention_heads),
+        thorough=thorough,
+        keep_failed=keep_failed,
+        overwrite=overwrite,
+        command=shlex.join(["export-engines", *sys.argv[1:]]),
+    )
+    try:
+        with observing(quiet=as_json) as observer:
+            result = export_bundle(request, observer)
+    except CertificateFailed as failure:
+        _print(failure.manifest, None, as_json=as_json)
+        raise
+    _print(result.manifest, result, as_json=as_json)
+
+
+def _print(manifest: Manifest, result: ExportResult | None, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json_of_export(manifest, result))
+        return
+    Console().print(table_of_export(manifest))
+    if result:
+        click.echo(f"bundle: {result.bundle}")

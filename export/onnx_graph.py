@@ -1,0 +1,81 @@
+"""From a PyTorch module to an ONNX file that is the same, byte for byte, whenever the weights are."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from saishiki.export.passes import PASSES
+from saishiki.runtime.signature import Signature, Sizes
+
+OPSET = 23
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A written graph: its file, and the file beside it that holds the weights."""
+
+    path: Path
+    weights: Path
+    nodes: int
+    attentions: int
+
+
+def onnx_from_module(module: nn.Module, signature: Signature, sizes: Sizes, path: Path) -> OnnxGraph:
+    """Writes a module as ONNX with symbolic dims, its weights in a file of its own beside it.
+
+    Args:
+        sizes: sizes to trace at; any that are valid and distinct from each other will do.
+    """
+    model = _traced(module, signature, sizes)
+    for rewrite in PASSES:
+        rewrite(model, signature)
+    weights = path.with_name(path.name + ".data")
+    ir.save(model, path, external_data=weights.name)
+    operators = [node.op_type for node in model.graph.all_nodes()]
+    return OnnxGraph(path, weights, nodes=len(operators), attentions=operators.count("Attention"))
+
+
+def _traced(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
+    inputs = tuple(torch.zeros(spec.shape(sizes), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
+    with _quiet_exporter():
+        program: Any = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in signature.inputs],
+            output_names=[spec.name for spec in signature.outputs],
+            dynamic_shapes=dynamic_shapes(signature),
+            verbose=False,
+        )
+    model: ir.Model = program.model
+    return model
+
+
+def dynamic_shapes(signature: Signature) -> tuple[dict[int, str], ...]:
+    """Per input the axes that are symbolic, as ``torch.onnx.export`` wants them."""
+    return tuple(
+        {axis: dim for axis, dim in enumerate(spec.dims) if not dim.isdigit()} for spec in signature.inputs
+    )
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    # The exporter warns about its own internals, and about a missing torchvision, on every call.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

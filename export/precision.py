@@ -1,0 +1,123 @@
+"""The fp16 policy: which submodules must stay in fp32, decided by measuring real activations."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+FP16_MAX = 65504.0
+HEADROOM = 8.0
+"""An activation may grow this many times beyond the largest one seen before it overflows."""
+
+
+@dataclass(frozen=True)
+class RangeScan:
+    """The largest absolute output of every submodule over the probed inputs, by qualified name; ``""`` is the module."""
+
+    largest: Mapping[str, float]
+
+    def peak(self) -> tuple[str, float]:
+        """The submodule with the largest output, and that output."""
+        name = max(self.largest, key=lambda name: self.largest[name])
+        return name, self.largest[name]
+
+
+def scan_ranges(module: nn.Module, calls: Iterable[Mapping[str, Tensor]]) -> RangeScan:
+    """Runs the module on every call's inputs and keeps the largest absolute output of every submodule."""
+    largest: dict[str, float] = {}
+
+    def hook(name: str) -> Any:
+        def record(_: nn.Module, __: Any, output: Tensor) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(output.abs().amax()))
+
+        return record
+
+    handles = [submodule.register_forward_hook(hook(name)) for name, submodule in module.named_modules()]
+    try:
+        with torch.inference_mode():
+            for inputs in calls:
+                module(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return RangeScan(largest)
+
+
+def fp32_modules(scan: RangeScan) -> tuple[str, ...]:
+    """The submodules to keep in fp32: around every output that fp16 cannot hold, the smallest one whose own output fits."""
+    limit = FP16_MAX / HEADROOM
+    kept = set()
+    for name, value in scan.largest.items():
+        while value > limit and name:
+            name = name.rpartition(".")[0]
+            value = scan.largest.get(name, value)
+            if value <= limit or not name:
+                kept.add(name)
+    return tuple(sorted(name for name in kept if not any(_is_inside(name, other) for other in kept - {name})))
+
+
+def _is_inside(name: str, other: str) -> bool:
+    return other == "" or name.startswith(other + ".")
+
+
+def half_module(module: nn.Module, keep_fp32: Iterable[str]) -> nn.Module:
+    """A copy of the module in fp16, but for the named submodules, which compute in fp32 behind casts.
+
+    The module itself must take and give fp32, whatever the dtype of its weights.
+    """
+    half = copy.deepcopy(module)
+    names = tuple(keep_fp32)
+    if "" in names:
+        return half
+    half.half()
+    for name in names:
+        island = half.get_submodule(name).float()
+        _copy_weights(island, module.get_submodule(name))
+        island.register_forward_pre_hook(lambda _, inputs: tuple(_as(x, torch.float32) for x in inputs))
+        island.register_forward_hook(lambda _, __, output: output.to(torch.float16))
+    return half
+
+
+def _copy_weights(target: nn.Module, source: nn.Module) -> None:
+    # Going through fp16 has rounded them, or made them infinite.
+    target.load_state_dict(source.state_dict())
+
+
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) else value
+
+
+class _RoundToHalf(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        return _rounded(output)
+
+
+def _rounded(output: Any) -> Any:
+    if isinstance(output, tuple):
+        return tuple(_rounded(item) for item in output)
+    if isinstance(output, Tensor) and output.dtype == torch.float32:
+        return output.half().float()
+    return output
+
+
+class RoundedToHalf(nn.Module):
+    """A copy of a module with its weights, and every fp32 result of every operation in it, rounded to fp16.
+
+    This is what fp16 storage costs the reference itself, and so the yardstick for an fp16 engine: PyTorch's own fp16
+    arithmetic on a CPU is both less exact than a GPU's and hundreds of times slower.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        for parameter in self.module.parameters():
+            parameter.data = parameter.data.half().float()
+
+    def forward(self, **inputs: Tensor) -> Any:
+        with _RoundToHalf():
+            return self.module(**inputs)

@@ -1,0 +1,44 @@
+"""What an export says while it runs."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of an export, and its share of the whole as measured, for the estimated time."""
+
+    name: str
+    share: float
+
+
+READ = Stage("read checkpoint", 2)
+SCAN = Stage("scan activations", 4)
+GRAPHS = Stage("write ONNX graphs", 30)
+REFERENCE = Stage("run PyTorch reference", 30)
+ENGINES = Stage("build engines", 10)
+CERTIFY = Stage("certify against reference", 22)
+WRITE = Stage("write bundle", 2)
+STAGES = (READ, SCAN, GRAPHS, REFERENCE, ENGINES, CERTIFY, WRITE)
+
+
+class Observer(Protocol):
+    """Is told what an export does."""
+
+    def stage(self, stage: Stage) -> None:
+        """A stage begins; the one before it has ended."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+        ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, stage: Stage) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
+        """Ignored."""

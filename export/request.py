@@ -1,0 +1,85 @@
+"""What a user asks an export for: sizes, batches and targets, and the profiles that follow from them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from saishiki.export.engines import Target
+from saishiki.models import LoadOptions
+from saishiki.runtime.signature import Profile
+
+MAX_SIDE_PX = 4096
+MAX_BATCH = 64
+STEPS = (1, 10, 999)
+"""Steps of a schedule that the time projection's engine is built for: the fewest, the published number, the most."""
+
+_SIDES = re.compile(r"(\d+)(?:x(\d+))?")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """An export.
+
+    Args:
+        targets: the engines to build besides the ONNX graphs.
+        thorough: certify runs of all steps at any size, however long that takes.
+        keep_failed: write the bundle even where its certificate fails; it is marked, and refuses to load.
+        overwrite: replace a bundle that is already there.
+        command: the command line, for the manifest.
+    """
+
+    checkpoint: Path
+    output: Path
+    targets: tuple[Target, ...]
+    profiles: tuple[Profile, ...]
+    load: LoadOptions
+    thorough: bool = False
+    keep_failed: bool = False
+    overwrite: bool = False
+    command: str = "export-engines"
+
+
+def parse_profiles(sizes: Sequence[str], batch: str) -> tuple[Profile, ...]:
+    """One profile per size, each for the whole range of batches.
+
+    Args:
+        sizes: ``256`` (square), ``256x384`` (height x width), or a range ``128:256:512`` (smallest, tuned for, largest).
+        batch: ``1``, a range ``1:4``, or ``1:2:4``.
+
+    Raises ``ValueError`` for a range that does not ascend or a value out of bounds.
+    """
+    batches = _range([_whole(part, "batch", batch, MAX_BATCH) for part in batch.split(":")], "batch", batch)
+    return tuple(_profile(size, batches) for size in sizes)
+
+
+def _profile(size: str, batches: tuple[int, int, int]) -> Profile:
+    corners = [_sides(part, size) for part in size.split(":")]
+    heights = _range([height for height, _ in corners], "size", size)
+    widths = _range([width for _, width in corners], "size", size)
+    points = [
+        {"batch": b, "height": h, "width": w, "steps": s}
+        for b, h, w, s in zip(batches, heights, widths, STEPS, strict=True)
+    ]
+    return Profile(*points)
+
+
+def _sides(text: str, size: str) -> tuple[int, int]:
+    match = _SIDES.fullmatch(text)
+    if match is None:
+        raise ValueError(f"--size {size}: expected 256, 256x384 (height x width) or a range 128:256:512")
+    height, width = match[1], match[2] or match[1]
+    return _whole(height, "size", size, MAX_SIDE_PX), _whole(width, "size", size, MAX_SIDE_PX)
+
+
+def _whole(text: str, option: str, given: str, most: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise ValueError(f"--{option} {given}: expected whole numbers between 1 and {most}, got {text!r}")
+    return int(text)
+
+
+def _range(values: Sequence[int], option: str, given: str) -> tuple[int, int, int]:
+    """Smallest, tuned for, largest; of two values the engine is tuned for the first."""
+    if len(values) > 3 or list(values) != sorted(values):
+        raise ValueError(f"--{option} {given}: expected one value, or an ascending range of two or three")
+    return values[0], values[len(values) // 2 if len(values) != 2 else 0], values[-1]

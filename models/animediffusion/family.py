@@ -1,0 +1,118 @@
+"""AnimeDiffusion as a family, and the reference that exported modules and runs are compared with."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saishiki.models.animediffusion import loading
+from saishiki.models.animediffusion.modules import modules, signatures
+from saishiki.models.animediffusion.network import CONFIGS, AnimeDiffusion
+from saishiki.models.checkpoints import Checkpoint
+from saishiki.models.family import Family, LoadOptions, Tensors
+from saishiki.runtime.manifest import SamplerDefaults
+from saishiki.runtime.schedule import BUFFERS
+from saishiki.runtime.signature import Array, Signature
+
+PROBED_TIMESTEPS = (901, 501, 101, 1)
+
+
+@dataclass(frozen=True)
+class LoadedAnimeDiffusion:
+    """A loaded network, seen as a :class:`saishiki.models.family.LoadedModel`."""
+
+    network: AnimeDiffusion
+    notices: tuple[str, ...]
+
+    @property
+    def variant(self) -> str:
+        """``published`` for the published widths and depths, else ``custom``."""
+        names = [name for name, config in CONFIGS.items() if config == self.network.config]
+        return names[0] if names else "custom"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config as plain data."""
+        return asdict(self.network.config)
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """``time_projection`` and ``denoiser``."""
+        return modules(self.network)
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The modules' signatures."""
+        return signatures(self.network.config)
+
+    @property
+    def schedule(self) -> Mapping[str, Array]:
+        """The seven (T,) fp32 buffers, as stored."""
+        return {name: getattr(self.network, name).numpy() for name in BUFFERS}
+
+    def probe(self, module: str, sizes: Mapping[str, int], sketch: Tensor, reference: Tensor) -> Tensors:
+        """Timesteps over the whole schedule, or the reference noised to a timestep that differs over the batch."""
+        last = self.network.config.timesteps - 1
+        if module == "time_projection":
+            return {"t": torch.linspace(0, last, sizes["steps"]).round()}
+        published = [PROBED_TIMESTEPS[i % len(PROBED_TIMESTEPS)] for i in range(sizes["batch"])]
+        t = torch.tensor([min(step, last) for step in published])
+        gamma = self.network.gammas[t][:, None, None, None]
+        noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+        return {
+            "noisy": gamma.sqrt() * reference + (1 - gamma).sqrt() * noise,
+            "condition": torch.cat([sketch, reference], dim=1),
+            "time": self.network.denoise_fn.time_projections(t),
+        }
+
+    def sample(
+        self,
+        sketch: Tensor,
+        reference: Tensor,
+        start: Tensor,
+        noise: Tensor,
+        *,
+        eta: float,
+        denoiser: nn.Module | None = None,
+    ) -> Tensor:
+        """DDIM as published: timesteps 1, 1 + stride, ..., the last step to 0, fresh noise in every step."""
+        gammas, condition = self.network.gammas, torch.cat([sketch, reference], dim=1)
+        stride = self.network.config.timesteps // len(noise)
+        x, states = start, []
+        for k in reversed(range(len(noise))):
+            t, previous = 1 + k * stride, 1 + (k - 1) * stride if k else 0
+            g, p = gammas[t], gammas[previous]
+            eps = self._predict(x, condition, torch.full((len(x),), t), denoiser)
+            sigma = eta * ((1 - p) / (1 - g) * (1 - g / p)).sqrt()
+            x0 = ((x - (1 - g).sqrt() * eps) / g.sqrt()).clamp(-1, 1)
+            x = p.sqrt() * x0 + (1 - p - sigma**2).sqrt() * eps + sigma * noise[len(states)]
+            states.append(x)
+        return torch.stack(states)
+
+    def _predict(self, x: Tensor, condition: Tensor, t: Tensor, denoiser: nn.Module | None) -> Tensor:
+        unet = self.network.denoise_fn
+        if denoiser is None:
+            return unet(torch.cat([x, condition], dim=1), t)
+        return denoiser(noisy=x, condition=condition, time=unet.time_projections(t))
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> LoadedAnimeDiffusion:
+    config = loading.config_from_checkpoint(checkpoint, attention_head=options.attention_head)
+    stated = options.attention_head or loading.metadata_heads(checkpoint)
+    notices = () if stated else (
+        f"the checkpoint does not say how many attention heads it has; assuming the published {config.attention_head} "
+        "(say otherwise with --attention-heads)",
+    )
+    return LoadedAnimeDiffusion(loading.load(checkpoint, config), notices)
+
+
+ANIMEDIFFUSION = Family(
+    name=loading.FAMILY,
+    prediction="eps",
+    sampler=SamplerDefaults(name="ddim", steps=10, eta=1.0, start="noise"),
+    fp32_modules=frozenset({"time_projection"}),
+    matches=loading.matches,
+    load=_load,
+)

@@ -1,0 +1,19 @@
+"""All model families, and telling which one a checkpoint belongs to: from its tensors, never from its file name."""
+
+from saishiki.models.animediffusion import ANIMEDIFFUSION
+from saishiki.models.checkpoints import Checkpoint, CheckpointError, first_five
+from saishiki.models.family import Family
+
+FAMILIES: tuple[Family, ...] = (ANIMEDIFFUSION,)
+
+
+def recognize(checkpoint: Checkpoint) -> Family:
+    """The family of a checkpoint; raises ``CheckpointError`` where none, or more than one, matches."""
+    found = [family for family in FAMILIES if family.matches(checkpoint.shapes)]
+    if len(found) != 1:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise CheckpointError(
+            f"{checkpoint.path}: not a checkpoint of a known family ({known}); its tensors are "
+            f"{first_five(checkpoint.shapes)}"
+        )
+    return found[0]

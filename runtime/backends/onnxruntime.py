@@ -1,0 +1,99 @@
+"""ONNX Runtime on the CPU or through its CUDA execution provider: the backend that runs everywhere."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from saishiki.runtime.backends.host_loop import run_loop_on_host
+from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.errors import BackendError, BundleError
+from saishiki.runtime.manifest import Precision
+from saishiki.runtime.signature import Array, Signature
+
+NAME = "onnxruntime"
+CUDA_OPTIONS = {
+    # DEFAULT takes cuDNN's fallback list, up to four times slower (onnxruntime#22705).
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeModule:
+    """A graph in an ONNX Runtime session."""
+
+    signature: Signature
+    session: Any
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs by name; raises ``ValueError`` for inputs that do not fit the signature."""
+        self.signature.sizes_from_arrays(inputs)
+        names = [spec.name for spec in self.signature.outputs]
+        return dict(zip(names, self.session.run(names, inputs), strict=True))
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime on one device. ``threads`` limits the CPU threads of one call; 0 takes all cores."""
+
+    name = NAME
+
+    def __init__(self, *, device: int | None, threads: int = 0) -> None:
+        self._runtime = _import_onnxruntime()
+        self._providers = _providers(self._runtime, device)
+        self._threads = threads
+        # fp16 graphs run in fp32 arithmetic on the CPU, behind casts: nothing is gained there.
+        self.default_precision: Precision = "fp32" if device is None else "fp16"
+
+    def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
+        """Loads a module's graph."""
+        entry = bundle.module(module)
+        graph = entry.graphs[precision]
+        if graph.weights is not None:
+            bundle.file(graph.weights)
+        path = bundle.file(graph.graph)
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        try:
+            session = self._runtime.InferenceSession(str(path), options, providers=self._providers)
+        except Exception as error:  # ONNX Runtime raises its own classes, derived from Exception alone
+            raise BundleError(f"{path}: ONNX Runtime {self._runtime.__version__} cannot load it: {error}") from error
+        return OnnxRuntimeModule(entry.signature, session)
+
+    def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
+        """Runs the loop with its state in host memory."""
+        return run_loop_on_host(denoiser, loop, on_step)
+
+    def close(self) -> None:
+        """Nothing to free: sessions go with their modules."""
+
+
+def why_unavailable(*, cuda: bool) -> str | None:
+    """Why this backend cannot run here, or None where it can."""
+    try:
+        _providers(_import_onnxruntime(), 0 if cuda else None)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"ONNX Runtime is not installed ({error}); install it with: pip install 'saishiki[cpu]' "
+            "(or 'saishiki[gpu]' for CUDA)"
+        ) from error
+    return onnxruntime
+
+
+def _providers(runtime: Any, device: int | None) -> list[Any]:
+    if device is None:
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        raise BackendError(
+            f"onnxruntime {runtime.__version__} has no CUDA provider here; "
+            "install it with: pip uninstall onnxruntime && pip install 'saishiki[gpu]'"
+        )
+    return [("CUDAExecutionProvider", CUDA_OPTIONS | {"device_id": device}), "CPUExecutionProvider"]

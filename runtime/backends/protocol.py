@@ -1,0 +1,79 @@
+"""What a backend is: it loads modules of a bundle, and runs the denoising loop."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.manifest import Precision
+from saishiki.runtime.schedule import DDIMSchedule
+from saishiki.runtime.signature import Array, Signature
+
+OnStep = Callable[[int, Array | None], None]
+
+
+def no_progress(k: int, x: Array | None) -> None:
+    """An ``on_step`` that does nothing; a backend that sees this very function need not stop between steps."""
+
+
+class Module(Protocol):
+    """A loaded module: arrays in host memory in, arrays in host memory out."""
+
+    @property
+    def signature(self) -> Signature:
+        """What goes in and comes out."""
+        ...
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        """The outputs by name. Raises ``ValueError`` for inputs that do not fit the signature or any profile."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenoisingLoop:
+    """All that a DDIM run needs, in host memory.
+
+    Args:
+        state: name of the denoiser's input that takes x; the prediction is its only output.
+        x: (B, C, H, W) fp32, at the schedule's first timestep.
+        constants: inputs that stay the same over the steps, by name, with the batch in front.
+        per_step: inputs that depend on the step alone, by name: (S, ...), repeated over the batch.
+        noise: (S, B, C, H, W) fp32, or None where eta is 0.
+    """
+
+    schedule: DDIMSchedule
+    state: str
+    x: Array
+    constants: Mapping[str, Array]
+    per_step: Mapping[str, Array]
+    noise: Array | None
+
+
+class Backend(Protocol):
+    """Loads modules and runs loops on one device. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """The name users know it by: ``onnxruntime``, ``tensorrt-rtx`` or ``tensorrt``."""
+        ...
+
+    @property
+    def default_precision(self) -> Precision:
+        """The precision it runs best in."""
+        ...
+
+    def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
+        """Loads a module. Raises ``BackendError`` where the bundle has nothing for this backend and device."""
+        ...
+
+    def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
+        """Runs the loop to its end: (B, C, H, W) fp32.
+
+        ``on_step(k, x)`` is called after each step, with x where it is at hand in host memory, else None; an exception
+        it raises ends the run.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the device."""
+        ...

@@ -1,0 +1,73 @@
+"""Choosing a backend: by name, or the fastest one that can run this bundle here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from saishiki.runtime.backends import onnxruntime
+from saishiki.runtime.backends.protocol import Backend
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.errors import BackendError
+
+BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime")
+"""All backends, the fastest first."""
+
+_UNAVAILABLE: dict[str, Callable[[], str | None]] = {
+    "tensorrt-rtx": lambda: _tensorrt().why_unavailable("tensorrt-rtx"),
+    "tensorrt": lambda: _tensorrt().why_unavailable("tensorrt"),
+    "onnxruntime": lambda: onnxruntime.why_unavailable(cuda=False),
+}
+
+
+def open_backend(bundle: Bundle, name: str = "auto", device: str | None = None) -> Backend:
+    """Opens a backend for a bundle.
+
+    Args:
+        name: one of :data:`BACKENDS`, or ``auto`` for the fastest that has engines in the bundle and works here.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None takes what the backend is for.
+
+    Raises ``BackendError`` where it cannot run here, ``ValueError`` for an unknown name or device.
+    """
+    index = device_index(device)
+    if name == "auto":
+        name = _fastest(bundle, device)
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; expected auto or one of {', '.join(BACKENDS)}")
+    if name == "onnxruntime":
+        return onnxruntime.OnnxRuntimeBackend(device=index)
+    if device == "cpu":
+        raise ValueError(f"{name} needs a GPU; use device cuda, or the backend onnxruntime")
+    return _tensorrt().open_tensorrt(name, index or 0)
+
+
+def device_index(device: str | None) -> int | None:
+    """The CUDA device number of ``cuda`` or ``cuda:N``; None for ``cpu`` and None."""
+    if device in (None, "cpu"):
+        return None
+    kind, _, number = str(device).partition(":")
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise ValueError(f"unknown device {device!r}; expected cpu, cuda or cuda:N")
+    return int(number or 0)
+
+
+def why_unavailable(name: str) -> str | None:
+    """Why a backend cannot run here, or None where it can."""
+    return _UNAVAILABLE[name]()
+
+
+def _fastest(bundle: Bundle, device: str | None) -> str:
+    if device == "cpu":
+        return "onnxruntime"
+    built = {engine.backend for module in bundle.manifest.modules.values() for engine in module.engines}
+    reasons = []
+    for name in BACKENDS:
+        reason = why_unavailable(name) if name in built or name == "onnxruntime" else "the bundle has no such engines"
+        if reason is None:
+            return name
+        reasons.append(f"{name}: {reason}")
+    raise BackendError("no backend can run this bundle here; " + "; ".join(reasons))
+
+
+def _tensorrt() -> Any:
+    from saishiki.runtime.backends import tensorrt
+
+    return tensorrt

@@ -1,0 +1,208 @@
+"""The command lines of the runtime: ``colorize``, and ``saishiki`` with ``verify``, ``inspect`` and ``doctor``."""
+
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.cli_errors import exit_on_error
+from saishiki.runtime.colorizer import Colorizer
+from saishiki.runtime.images import check_target, write_image
+from saishiki.runtime.manifest import Certificate, ImageParity, Manifest, ParityRow, json_from_manifest
+from saishiki.runtime.parity import measure
+
+_BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
+_DEVICE = click.option("--device", help="cpu, cuda or cuda:N [what the backend is for].")
+_PRECISION = click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="[what the backend runs best].")
+_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command(context_settings=_SETTINGS)
+@_BUNDLE
+@click.argument("sketch", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A .png, .webp or .jpg file.")
+@click.option("--steps", type=int, help="Sampling steps [as published].")
+@click.option("--eta", type=float, help="0 is deterministic, 1 adds noise in every step [as published].")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--start", help="noise, reference-walk or noised-reference [as published].")
+@click.option("--fit", type=click.Choice(["pad", "crop", "stretch"]), default="pad", show_default=True)
+@click.option("--line-art", type=click.Choice(["auto", "as-is", "xdog"]), default="auto", show_default=True)
+@_BACKEND
+@_DEVICE
+@_PRECISION
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.version_option(package_name="saishiki")
+@exit_on_error
+def colorize(
+    bundle: Path,
+    sketch: Path,
+    reference: Path,
+    output: Path,
+    steps: int | None,
+    eta: float | None,
+    seed: int,
+    start: str | None,
+    fit: str,
+    line_art: str,
+    backend: str,
+    device: str | None,
+    precision: str | None,
+    quiet: bool,
+) -> None:
+    """Colour SKETCH after REFERENCE with the engines of BUNDLE."""
+    check_target(output)
+    with (
+        Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar,
+        Colorizer.load(bundle, backend=backend, device=device, precision=precision) as colorizer,  # type: ignore[arg-type]
+    ):
+        task = bar.add_task(f"{colorizer.backend.name} {colorizer.precision}", total=None)
+        image = colorizer(
+            sketch,
+            reference,
+            steps=steps,
+            eta=eta,
+            seed=seed,
+            start=start,
+            fit=fit,
+            line_art=line_art,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    write_image(output, np.asarray(image))
+    click.echo(output)
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(package_name="saishiki")
+def main() -> None:
+    """Look at bundles and at what can run them here."""
+
+
+main.add_command(colorize)
+
+
+@main.command(context_settings=_SETTINGS)
+@_BUNDLE
+@_BACKEND
+@_DEVICE
+@_PRECISION
+@click.option("--json", "as_json", is_flag=True, help="Print the measured certificate as JSON.")
+@exit_on_error
+def verify(bundle: Path, backend: str, device: str | None, precision: str | None, as_json: bool) -> None:
+    """Run BUNDLE's stored parity vectors on this machine; exit code 1 where it does not compute what it should."""
+    opened = Bundle.open(bundle, allow_failed=True)
+    runner = open_backend(opened, backend, device)
+    chosen = precision or runner.default_precision
+    console = Console(stderr=as_json)
+    table = _parity_table(f"{bundle} on {runner.name}, {chosen}")
+    certificate = measure(
+        opened,
+        runner,
+        precisions=(chosen,),  # type: ignore[arg-type]
+        only_profiles=runner.name != "onnxruntime",
+        versions={"saishiki": version("saishiki")},
+        on_result=lambda row: _add_parity_row(table, row),
+    )
+    runner.close()
+    console.print(table)
+    if as_json:
+        click.echo(_json(certificate))
+    if certificate.verdict == "failed":
+        raise click.ClickException(f"{bundle} does not compute what its checkpoint computes, on {runner.name}")
+    click.echo("passed", err=as_json)
+
+
+@main.command(context_settings=_SETTINGS)
+@_BUNDLE
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
+@exit_on_error
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Print what BUNDLE states about itself."""
+    manifest = Bundle.open(bundle, allow_failed=True).manifest
+    if as_json:
+        click.echo(json_from_manifest(manifest))
+        return
+    console = Console()
+    console.print(_summary(bundle, manifest))
+    console.print(_module_table(manifest))
+    table = _parity_table(f"parity certificate: {manifest.certificate.verdict}")
+    for row in (*manifest.certificate.rows, *manifest.certificate.images):
+        _add_parity_row(table, row)
+    console.print(table)
+
+
+@main.command(context_settings=_SETTINGS)
+@exit_on_error
+def doctor() -> None:
+    """Say which backends work here, and why the others do not; exit code 1 where none works."""
+    console = Console()
+    console.print(f"saishiki {version('saishiki')}, Python {platform.python_version()}, {platform.platform()}")
+    reasons = {name: why_unavailable(name) for name in BACKENDS}
+    for name, reason in reasons.items():
+        console.print(f"[green]works[/]        {name}" if reason is None else f"[red]unavailable[/]  {name}: ", end="")
+        console.print("" if reason is None else reason, markup=False, highlight=False, soft_wrap=True)
+    if all(reasons.values()):
+        sys.exit(1)
+
+
+def _summary(bundle: Path, manifest: Manifest) -> Table:
+    table = Table(title=str(bundle), show_header=False, title_justify="left")
+    sampler, policy = manifest.sampler, manifest.precision
+    rows = {
+        "family": f"{manifest.family} ({manifest.variant}), predicts {manifest.prediction}",
+        "config": ", ".join(f"{name} {value}" for name, value in manifest.config.items()),
+        "checkpoint": f"{manifest.checkpoint.name}, sha256 {manifest.checkpoint.sha256[:16]}...",
+        "sampler": f"{sampler.name}, {sampler.steps} steps, eta {sampler.eta:g}, start {sampler.start}",
+        "profiles": "\n".join(str(profile) for profile in manifest.profiles),
+        "precision": f"{policy.default}, in fp32: {', '.join(policy.fp32_modules) or 'nothing'}; "
+        f"largest activation {policy.largest_activation:.3g} in {policy.largest_activation_in}",
+        "written by": f"saishiki {manifest.saishiki_version}: {manifest.export_command}",
+        "size": f"{sum(entry.bytes for entry in manifest.files()) / 1e6:.1f} MB in {len(manifest.files())} files",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _module_table(manifest: Manifest) -> Table:
+    table = Table("module", "inputs", "outputs", "graphs", "engines", title="modules", title_justify="left")
+    for name, module in manifest.modules.items():
+        engines = [
+            f"{e.backend} {e.target} {e.key.precision}, {e.key.builder} {e.key.builder_version}, "
+            f"{e.file.bytes / 1e6:.1f} MB, {e.fused_attentions} fused attentions"
+            for e in module.engines
+        ]
+        graphs = [f"{precision}: {graph.nodes} nodes" for precision, graph in module.graphs.items()]
+        inputs, outputs = module.signature.inputs, module.signature.outputs
+        cells = ([str(spec) for spec in inputs], [str(spec) for spec in outputs], graphs, engines)
+        table.add_row(name, *("\n".join(cell) for cell in cells), end_section=True)
+    return table
+
+
+def _parity_table(title: str) -> Table:
+    return Table("what", "precision", "sizes", "error", "budget", "verdict", title=title, title_justify="left")
+
+
+def _add_parity_row(table: Table, row: ParityRow | ImageParity) -> None:
+    sizes = "x".join(str(size) for size in row.sizes.values())
+    verdict = "[green]passed[/]" if row.passed else "[red]failed[/]"
+    if isinstance(row, ParityRow):
+        table.add_row(row.module, row.precision, sizes, f"{row.error:.1e}", f"{row.budget:.1e}", verdict)
+        return
+    what = f"image, {len(row.step_budgets)} steps"
+    table.add_row(what, row.precision, sizes, f"{row.psnr_db:.1f} dB", f">= {row.least_psnr_db:.1f} dB", verdict)
+
+
+def _json(certificate: Certificate) -> str:
+    import msgspec
+
+    return msgspec.json.encode(certificate).decode()

@@ -1,0 +1,284 @@
+"""``Colorizer``: pictures in, coloured pictures out, on whatever backend runs a bundle here."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from PIL import Image
+
+from saishiki.runtime.backends import Backend, open_backend
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.canvas import Canvas, Mode, fit_canvas, place, restore
+from saishiki.runtime.errors import BundleError
+from saishiki.runtime.images import (
+    ImageSource,
+    check_output,
+    grey_from_rgb,
+    is_line_art,
+    normalized_from_uint8,
+    read_image,
+    uint8_from_normalized,
+)
+from saishiki.runtime.manifest import Manifest, Precision
+from saishiki.runtime.noise import Noise, draw_noise, seeds_for
+from saishiki.runtime.pipelines import LOADERS, Pipeline, Sampling
+from saishiki.runtime.signature import Array, Profile
+from saishiki.runtime.thin_plate_spline import draw_control_points, warp_image
+from saishiki.runtime.xdog import extract_lines
+
+LineArt = Literal["auto", "as-is", "xdog"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sketch and a reference on the working area: (1, H, W) and (3, H, W) fp32 in [-1, 1], and where the sketch lies."""
+
+    sketch: Array
+    reference: Array
+    canvas: Canvas
+
+
+class Colorizer:
+    """Colours sketches after references. Thread-safe; a context manager that frees the device.
+
+    ::
+
+        with Colorizer.load("faces.saishiki") as colorizer:
+            colorizer("sketch.png", "reference.png", seed=7).save("out.png")
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, pipeline: Pipeline, precision: Precision) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.precision = precision
+        self._pipeline = pipeline
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        precision: Precision | None = None,
+    ) -> "Colorizer":
+        """Loads a bundle.
+
+        Args:
+            backend: ``auto`` (the fastest that works here), ``onnxruntime``, ``tensorrt-rtx`` or ``tensorrt``.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; None takes what the backend is for.
+            precision: ``fp32`` or ``fp16``; None takes what the backend runs best.
+
+        Raises ``BundleError`` for a damaged bundle, ``BackendError`` where no backend can run it here.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        family = opened.manifest.family
+        if family not in LOADERS:
+            raise BundleError(f"{opened.path}: family {family!r} is unknown to this Saishiki; expected {sorted(LOADERS)}")
+        if precision not in (None, "fp32", "fp16"):
+            raise ValueError(f"unknown precision {precision!r}; expected fp32 or fp16")
+        runner = open_backend(opened, backend, device)
+        chosen = precision or runner.default_precision
+        return cls(opened, runner, LOADERS[family](opened, runner, chosen), chosen)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle states about itself."""
+        return self.bundle.manifest
+
+    @overload
+    def __call__(self, sketch: ImageSource, reference: ImageSource, **options: Any) -> Image.Image: ...
+    @overload
+    def __call__(
+        self, sketch: Sequence[ImageSource], reference: Sequence[ImageSource], **options: Any
+    ) -> list[Image.Image]: ...
+
+    def __call__(
+        self,
+        sketch: Any,
+        reference: Any,
+        *,
+        steps: int | None = None,
+        eta: float | None = None,
+        seed: int | Sequence[int] = 0,
+        noise: Noise | Array | None = None,
+        start: str | None = None,
+        size: int | tuple[int, int] | None = None,
+        fit: Mode = "pad",
+        line_art: LineArt = "auto",
+        distort_reference: bool = False,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+    ) -> Any:
+        """A coloured picture of the sketch's size for every sketch: one, or a list where a list was given.
+
+        Args:
+            sketch: a path, bytes, a PIL image or an array, (H, W) or (H, W, 3 or 4); or a list of them.
+            reference: the same, one for every sketch.
+            steps: sampling steps; None takes the published number.
+            eta: 0 is deterministic, 1 adds fresh noise in every step; None takes the published value.
+            seed: of the noise; image i of a batch gets ``seed + i``, or the i-th of a sequence. The same seed gives the
+                same noise on every backend, and for an image alone or in a batch.
+            noise: start noise (B, 3, H, W) at the working size in place of the seed's, or both kinds as ``Noise``.
+            start: ``noise`` (published), ``reference-walk`` or ``noised-reference``.
+            size: working size, a number or (height, width); None takes the size the bundle is tuned for.
+            fit: ``pad`` keeps all of the sketch, ``crop`` its centre as published, ``stretch`` changes its aspect.
+            line_art: ``auto`` extracts lines (XDoG) where the sketch is not a line drawing, ``xdog`` always, ``as-is`` never.
+            distort_reference: warp the reference at random as the published test code does; for comparisons with it.
+            progress: called with (steps done, steps) after every step.
+            cancel: set it from another thread to stop at the next step.
+
+        Raises ``ImageError`` for pictures that cannot be used, ``ValueError`` for arguments out of range, and
+        ``concurrent.futures.CancelledError`` once cancelled.
+        """
+        single = not isinstance(sketch, (list, tuple))
+        sketches, references = ([sketch], [reference]) if single else (list(sketch), list(reference))
+        if len(sketches) != len(references) or not sketches:
+            raise ValueError(f"expected one reference for every sketch, got {len(sketches)} and {len(references)}")
+        sampling = self._sampling(steps, eta, start)
+        height, width = self._working_size(size)
+        seeds = seeds_for(seed, len(sketches))
+        prepared = [
+            prepare(s, r, height=height, width=width, fit=fit, line_art=line_art, warp_seed=n if distort_reference else None)
+            for s, r, n in zip(sketches, references, seeds, strict=True)
+        ]
+        drawn = self._noise(noise, seeds, sampling, height, width)
+        report = _Report(sampling.steps * -(-len(prepared) // self.max_batch), progress, cancel)
+        images = np.concatenate(
+            [self._run(prepared[i : i + self.max_batch], _part(drawn, i, self.max_batch), sampling, report)
+             for i in range(0, len(prepared), self.max_batch)]
+        )
+        pictures = uint8_from_normalized(images)
+        check_output(pictures)
+        restored = [Image.fromarray(restore(p.canvas, picture)) for p, picture in zip(prepared, pictures, strict=True)]
+        return restored[0] if single else restored
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that is run at once; larger ones are split."""
+        return max(profile.max["batch"] for profile in self.manifest.profiles)
+
+    def close(self) -> None:
+        """Frees the device; the colorizer cannot be used afterwards."""
+        self.backend.close()
+
+    def __enter__(self) -> "Colorizer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _sampling(self, steps: int | None, eta: float | None, start: str | None) -> Sampling:
+        defaults = self.manifest.sampler
+        return Sampling(
+            steps=defaults.steps if steps is None else steps,
+            eta=defaults.eta if eta is None else eta,
+            start=defaults.start if start is None else start,
+        )
+
+    def _working_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+        if size is None:
+            tuned = self.manifest.profiles[0].opt
+            return tuned["height"], tuned["width"]
+        height, width = (size, size) if isinstance(size, int) else size
+        for module in self.manifest.modules.values():
+            if {"height", "width"} <= set(module.signature.symbols):
+                _check_size(height, width, module.signature.multiples, self.manifest.profiles)
+        return height, width
+
+    def _noise(
+        self, given: Noise | Array | None, seeds: tuple[int, ...], sampling: Sampling, height: int, width: int
+    ) -> Noise:
+        drawn = draw_noise(seeds, (3, height, width), steps=sampling.steps if sampling.eta > 0 else 0)
+        if given is None:
+            return drawn
+        noise = given if isinstance(given, Noise) else replace(drawn, start=given)
+        _check_noise(noise, drawn)
+        return noise
+
+    def _run(self, batch: list[Prepared], noise: Noise, sampling: Sampling, report: "_Report") -> Array:
+        sketch = np.stack([item.sketch for item in batch])
+        reference = np.stack([item.reference for item in batch])
+        return self._pipeline(sketch, reference, sampling, noise, report)
+
+
+def prepare(
+    sketch: ImageSource,
+    reference: ImageSource,
+    *,
+    height: int,
+    width: int,
+    fit: Mode = "pad",
+    line_art: LineArt = "auto",
+    warp_seed: int | None = None,
+) -> Prepared:
+    """A sketch and a reference of any size as the network wants them; see ``Colorizer.__call__`` for the arguments."""
+    if line_art not in ("auto", "as-is", "xdog"):
+        raise ValueError(f"unknown line_art {line_art!r}; expected auto, as-is or xdog")
+    drawing, colours = read_image(sketch), read_image(reference)
+    if line_art == "xdog" or (line_art == "auto" and not is_line_art(drawing)):
+        lines = extract_lines(drawing)
+    else:
+        lines = grey_from_rgb(drawing)
+    if warp_seed is not None:
+        colours = warp_image(colours, draw_control_points(np.random.default_rng(warp_seed)))
+    canvas = _canvas(lines, height, width, fit)
+    placed = place(_canvas(colours, height, width, fit), colours, fill="edge")
+    return Prepared(
+        sketch=normalized_from_uint8(place(canvas, lines, fill=255))[None],
+        reference=np.ascontiguousarray(normalized_from_uint8(placed).transpose(2, 0, 1)),
+        canvas=canvas,
+    )
+
+
+def _canvas(image: Array, height: int, width: int, fit: Mode) -> Canvas:
+    return fit_canvas(
+        image.shape[1], image.shape[0], target_height=height, target_width=width, multiple=1, mode=fit
+    )
+
+
+
+def _check_size(height: int, width: int, multiples: Any, profiles: tuple[Profile, ...]) -> None:
+    for name, value in (("height", height), ("width", width)):
+        multiple = multiples.get(name, 1)
+        if value < 1 or value % multiple:
+            raise ValueError(f"size: {name} must be a positive multiple of {multiple}, got {value}")
+    if not any(profile.holds({"height": height, "width": width}) for profile in profiles):
+        ranges = "; ".join(str(profile) for profile in profiles)
+        raise ValueError(f"size {height}x{width} is in none of the bundle's profiles ({ranges}); export it with --size")
+
+
+def _check_noise(noise: Noise, like: Noise) -> None:
+    for name, got, want in (("start", noise.start, like.start), ("step", noise.steps, like.steps)):
+        shapes = (None if got is None else got.shape, None if want is None else want.shape)
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} noise: expected {shapes[1]}, got {shapes[0]}")
+        if got is not None and (got.dtype != np.float32 or not np.isfinite(got).all()):
+            raise ValueError(f"{name} noise: expected finite float32, got {got.dtype}")
+
+
+def _part(noise: Noise, first: int, count: int) -> Noise:
+    steps = None if noise.steps is None else noise.steps[:, first : first + count]
+    return Noise(noise.start[first : first + count], steps)
+
+
+class _Report:
+    """Counts steps over all parts of a batch, tells them on, and stops the run once cancelled."""
+
+    def __init__(self, total: int, progress: Progress | None, cancel: Event | None) -> None:
+        self._done, self._total, self._progress, self._cancel = 0, total, progress, cancel
+
+    def __call__(self, step: int, x: Array | None) -> None:
+        self._done += 1
+        if self._cancel is not None and self._cancel.is_set():
+            raise CancelledError(f"cancelled after {self._done} of {self._total} steps")
+        if self._progress is not None:
+            self._progress(self._done, self._total)

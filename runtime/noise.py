@@ -1,0 +1,42 @@
+"""Gaussian noise from seeds: the same numbers on every backend, and for an image alone or in a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a run draws: start (B, C, H, W), and steps (S, B, C, H, W), or None where eta is 0."""
+
+    start: Float32
+    steps: Float32 | None
+
+
+def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], *, steps: int) -> Noise:
+    """Noise for a batch of ``len(seeds)`` images of ``shape`` (C, H, W), fp32.
+
+    Every image has its own Philox stream, which yields its start noise first, then that of step 0, 1, ...;
+    ``steps`` is 0 for a deterministic run.
+    """
+    streams = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+    draws = [stream.standard_normal((1 + steps, *shape), dtype=np.float32) for stream in streams]
+    stacked = np.stack(draws, axis=1)
+    return Noise(start=stacked[0], steps=stacked[1:] if steps else None)
+
+
+def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    """One seed per image: ``seed, seed + 1, ...`` from a number, or the given sequence.
+
+    Raises ``ValueError`` for a negative seed or a sequence of another length.
+    """
+    seeds = tuple(range(seed, seed + batch)) if isinstance(seed, int) else tuple(int(s) for s in seed)
+    if len(seeds) != batch:
+        raise ValueError(f"expected one seed or {batch} of them, one per image; got {len(seeds)}")
+    if min(seeds) < 0:
+        raise ValueError(f"seeds must not be negative, got {min(seeds)}")
+    return seeds

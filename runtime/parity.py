@@ -1,0 +1,126 @@
+"""Comparing a bundle with what the PyTorch reference computed: stored vectors in, a certificate out.
+
+``export-engines`` uses it once, to certify; ``saishiki verify`` uses it again on the user's machine. Errors are relative L2
+errors against the reference in fp32. Budgets were set at export from what fp16 rounding costs the reference itself.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from saishiki.runtime.backends.protocol import Backend, Module
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.manifest import Certificate, ImageParity, ParityRow, Precision
+from saishiki.runtime.noise import Noise
+from saishiki.runtime.pipelines import LOADERS, Sampling
+from saishiki.runtime.signature import Array
+
+Vectors = Mapping[str, Array]
+OnResult = Callable[[ParityRow | ImageParity], None]
+
+
+def relative_error(got: Array, want: Array) -> float:
+    """``|got - want| / |want|`` in the L2 norm, computed in fp64; NaN where anything is not finite."""
+    difference = got.astype(np.float64) - want.astype(np.float64)
+    if not np.isfinite(difference).all():
+        return math.nan
+    return float(np.linalg.norm(difference) / max(np.linalg.norm(want.astype(np.float64)), 1e-12))
+
+
+def psnr_db(got: Array, want: Array, *, peak: float = 2.0) -> float:
+    """Peak signal-to-noise ratio in dB; 200 where the two are equal, so that it stays a number in JSON."""
+    mse = float(np.mean((got.astype(np.float64) - want.astype(np.float64)) ** 2))
+    if math.isnan(mse):
+        return math.nan
+    return min(200.0, 10 * math.log10(peak**2 / mse)) if mse > 0 else 200.0
+
+
+def group(vectors: Vectors, prefix: str) -> dict[str, Array]:
+    """The tensors whose names begin with ``prefix/``, without it."""
+    return {name.removeprefix(prefix + "/"): tensor for name, tensor in vectors.items() if name.startswith(prefix + "/")}
+
+
+def measure_row(row: ParityRow, module: Module, vectors: Vectors) -> ParityRow:
+    """The row with the module's error against the stored outputs."""
+    outputs = module(**group(vectors, f"{row.vectors}/in"))
+    wanted = group(vectors, f"{row.vectors}/out")
+    error = max(relative_error(outputs[name], want) for name, want in wanted.items())
+    max_abs = max(float(np.abs(outputs[name] - want).max()) for name, want in wanted.items())
+    return replace(row, error=error, max_abs=max_abs, passed=bool(error <= row.budget))
+
+
+def measure_image(image: ImageParity, bundle: Bundle, backend: Backend, vectors: Vectors) -> ImageParity:
+    """The image row with the errors of a whole run against the stored states."""
+    stored = group(vectors, image.vectors)
+    pipeline = LOADERS[bundle.manifest.family](bundle, backend, image.precision)
+    states: list[Array] = []
+
+    def keep(_: int, x: Array | None) -> None:
+        if x is not None:
+            states.append(x.copy())
+
+    wanted = stored["states"]
+    noise = Noise(start=stored["start"], steps=stored["noise"])
+    sampling = Sampling(steps=len(wanted), eta=image.eta, start="noise")
+    result = pipeline(stored["sketch"], stored["reference"], sampling, noise, keep)
+
+    errors = tuple(relative_error(x, want) for x, want in zip(states, wanted, strict=False))
+    got, want = result.clip(-1, 1), wanted[-1].clip(-1, 1)
+    psnr = psnr_db(got, want)
+    steps_passed = all(error <= budget for error, budget in zip(errors, image.step_budgets, strict=False))
+    return replace(
+        image,
+        step_errors=errors,
+        psnr_db=psnr,
+        max_abs_levels=_levels(got, want),
+        passed=bool(steps_passed and psnr >= image.least_psnr_db),
+    )
+
+
+def _levels(got: Array, want: Array) -> int:
+    difference = np.abs(got - want).max()
+    return int(np.ceil(difference * 127.5 - 1e-3)) if np.isfinite(difference) else 255
+
+
+def measure(
+    bundle: Bundle,
+    backend: Backend,
+    *,
+    precisions: Iterable[Precision],
+    only_profiles: bool,
+    versions: Mapping[str, str],
+    on_result: OnResult = lambda _: None,
+) -> Certificate:
+    """Runs all stored vectors on a backend and gives a certificate of what came out.
+
+    Args:
+        precisions: which rows to run; modules that are fp32 only are always run.
+        only_profiles: leave out what no profile holds, since an engine cannot run it.
+    """
+    stated, vectors = bundle.manifest.certificate, bundle.parity_vectors()
+    wanted = set(precisions)
+
+    def runs(row: ParityRow | ImageParity) -> bool:
+        fits = any(profile.holds(row.sizes) for profile in bundle.manifest.profiles)
+        return row.precision in wanted and (fits or not only_profiles)
+
+    rows: list[ParityRow] = []
+    for row in stated.rows:
+        alone = len(bundle.module(row.module).graphs) == 1
+        if runs(row) or alone:
+            rows.append(measure_row(row, backend.load(bundle, row.module, row.precision), vectors))
+            on_result(rows[-1])
+    images: list[ImageParity] = []
+    for image in filter(runs, stated.images):
+        images.append(measure_image(image, bundle, backend, vectors))
+        on_result(images[-1])
+    passed = bool(rows) and all(result.passed for result in (*rows, *images))
+    return Certificate(
+        verdict="passed" if passed else "failed",
+        backend=backend.name,
+        versions=versions,
+        rows=tuple(rows),
+        images=tuple(images),
+    )

@@ -1,0 +1,1 @@
+"""Per family, how each module named in the conformance cases is run."""

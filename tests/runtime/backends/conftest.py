@@ -1,0 +1,191 @@
+"""A GPU in numpy, an engine made of the DDIM kernel, and loops to run on them."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saishiki.runtime.backends.cubins import find_cubin, packed_arguments, read_cubin_index
+from saishiki.runtime.backends.cuda import driver_problem
+from saishiki.runtime.backends.device import ROW_BYTES, Memory, padded_bytes
+from saishiki.runtime.backends.protocol import DenoisingLoop
+from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
+from saishiki.runtime.signature import Array, Signature, Sizes, TensorSpec
+
+IMAGE = ("batch", "3", "height", "width")
+SIGNATURE = Signature(
+    inputs=(
+        TensorSpec("noisy", "float32", IMAGE),
+        TensorSpec("condition", "float32", IMAGE),
+        TensorSpec("time", "float32", ("batch", "5")),
+    ),
+    outputs=(TensorSpec("eps", "float32", IMAGE),),
+    multiples={},
+)
+
+
+def step_in_numpy(x: Array, eps: Array, row: Array, noise: Array | None) -> Array:
+    """What the kernel computes, operation for operation as :func:`saishiki.runtime.samplers.ddim_step` does."""
+    signal_level, noise_level, x0_coefficient, eps_coefficient, sigma = map(float, row)
+    x0 = (x - noise_level * eps) / signal_level
+    x = x0_coefficient * x0.clip(-1.0, 1.0) + eps_coefficient * eps
+    return x if noise is None else x + sigma * noise
+
+
+@dataclass
+class NumpyDevice:
+    """Device memory is a heap of bytes, full of NaN at first. Work runs when it is enqueued, or is recorded."""
+
+    heap: Array = field(default_factory=lambda: np.full(1 << 24, 0xFF, np.uint8))
+    top: int = ROW_BYTES
+    target: str = "sm89"
+    stream: int = 7
+    log: list[str] = field(default_factory=list)
+    recording: list[Callable[[], None]] | None = None
+
+    def make_current(self) -> None:
+        self.log.append("make_current")
+
+    def allocate(self, nbytes: int) -> Memory:
+        assert self.recording is None
+        memory = Memory(self.top, nbytes, self)
+        self.top += padded_bytes(max(nbytes, 1))
+        assert self.top <= len(self.heap)
+        return memory
+
+    def view(self, address: int, shape: tuple[int, ...]) -> Array:
+        return self.heap[address : address + 4 * math.prod(shape)].view(np.float32).reshape(shape)
+
+    def upload(self, memory: Memory, array: Array) -> None:
+        assert self.recording is None
+        assert array.nbytes <= memory.nbytes
+        self.log.append(f"upload {array.nbytes}")
+        self.heap[memory.address : memory.address + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def download(self, memory: Memory, array: Array) -> None:
+        assert self.recording is None
+        self.log.append("download")
+        array[...] = self.view(memory.address, array.shape)
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        (work if self.recording is None else lambda: self.recording.append(work))()  # type: ignore[union-attr]
+
+    def launch(self, name: str, elements: int, **arguments: int | float) -> None:
+        # The real index: names, alignment and number of the arguments are as the cubin wants them.
+        packed_arguments(find_cubin(read_cubin_index(), name, self.target), arguments)
+        self.enqueue(lambda: self._ddim_step(elements, **arguments))
+
+    def _ddim_step(self, elements: int, **at: Any) -> None:
+        self.log.append(f"kernel {at['k']}")
+        row = self.view(at["coefficients_ptr"] + 20 * at["k"], (5,))
+        x, eps = self.view(at["x_ptr"], (elements,)), self.view(at["eps_ptr"], (elements,))
+        noise = self.view(at["noise_ptr"], (elements,)) if at["noise_ptr"] else None
+        self.view(at["out_ptr"], (elements,))[...] = step_in_numpy(x, eps, row, noise)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.log.append("capture")
+        recording: list[Callable[[], None]] = []
+        self.recording = recording
+        try:
+            work()
+        finally:
+            self.recording = None
+
+        def replay() -> None:
+            self.log.append("replay")
+            for step in recording:
+                step()
+
+        return replay
+
+    def mark(self) -> "NumpyDevice":
+        assert self.recording is None
+        self.log.append("mark")
+        return self
+
+    def wait(self) -> None:
+        self.log.append("wait")
+
+    def synchronize(self) -> None:
+        assert self.recording is None
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+class KernelEngine:
+    """An engine that is itself the DDIM kernel: eps is one step from ``noisy``, with ``time`` as its coefficients.
+
+    It needs nothing but the cubins, so it runs on any GPU that they are for.
+    """
+
+    def __init__(self, device: Any, sizes: Sizes, *, capturable: bool = True) -> None:
+        self.device, self.capturable = device, capturable
+        specs = SIGNATURE.inputs + SIGNATURE.outputs
+        self.memory = {spec.name: device.allocate(padded_bytes(spec.nbytes(sizes))) for spec in specs}
+
+    def enqueue(self, addresses: Mapping[str, int]) -> None:
+        at = {name: addresses.get(name, memory.address) for name, memory in self.memory.items()}
+        n = self.memory["noisy"].nbytes // 4
+        pointers = {"x_ptr": at["noisy"], "eps_ptr": at["condition"], "noise_ptr": 0, "out_ptr": at["eps"]}
+        self.device.launch("ddim_step", n, **pointers, coefficients_ptr=at["time"], k=0, n=n)
+
+    def is_capturable(self) -> bool:
+        return self.capturable
+
+
+class KernelModule:
+    """The same as :class:`KernelEngine` in host memory."""
+
+    signature = SIGNATURE
+
+    def __call__(self, *, noisy: Array, condition: Array, time: Array) -> dict[str, Array]:
+        SIGNATURE.sizes_from_arrays({"noisy": noisy, "condition": condition, "time": time})
+        assert (time == time[0]).all()
+        return {"eps": step_in_numpy(noisy, condition, time[0], None)}
+
+
+def draw_loop(*, steps: int = 4, eta: float = 1.0, shape: tuple[int, ...] = (2, 3, 5, 7), seed: int = 0) -> DenoisingLoop:
+    """A loop with random contents."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*lengths: int) -> Array:
+        return rng.standard_normal(lengths, dtype=np.float32)
+
+    schedule = DiffusionSchedule(schedule_buffers(linear_betas(1000, 1e-6, 1e-2)))
+    return DenoisingLoop(
+        schedule=ddim_schedule(schedule, steps=steps, eta=eta),
+        state="noisy",
+        x=normal(*shape),
+        constants={"condition": normal(*shape)},
+        per_step={"time": np.abs(normal(steps, 5)) + np.float32(0.5)},
+        noise=normal(steps, *shape) if eta > 0 else None,
+    )
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """What the tests of this folder share."""
+
+    signature: Signature = SIGNATURE
+    device: type[NumpyDevice] = NumpyDevice
+    engine: type[KernelEngine] = KernelEngine
+    module: type[KernelModule] = KernelModule
+    draw_loop: Callable[..., DenoisingLoop] = staticmethod(draw_loop)
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    """The classes and functions of this file; test files cannot import one another."""
+    return Fakes()
+
+
+@pytest.fixture
+def needs_gpu() -> None:
+    """Skips a test where there is no GPU, or nothing to reach it with."""
+    if problem := driver_problem():
+        pytest.skip(f"needs an NVIDIA GPU of compute capability 8.0 or newer: {problem}")
+    pytest.importorskip("cuda.core", reason="needs cuda-core: pip install 'saishiki[rtx]'")

@@ -1,0 +1,235 @@
+"""The loop on the device against the loop on the host, with a device and an engine in numpy."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saishiki.runtime.backends.device import table_rows
+from saishiki.runtime.backends.device_loop import (
+    MAX_PLANS,
+    Denoise,
+    DeviceLoop,
+    UpdateState,
+    chunks_of,
+    loop_program,
+)
+from saishiki.runtime.backends.host_loop import run_loop_on_host
+from saishiki.runtime.backends.protocol import no_progress
+from saishiki.runtime.signature import Array, Signature, TensorSpec
+
+
+def loop_on(fakes: Any, device: Any, *, capturable: bool = True) -> DeviceLoop:
+    engines: dict[tuple[Any, ...], Any] = {}
+
+    def engine_at(sizes: Any) -> Any:
+        key = tuple(sorted(sizes.items()))
+        if key not in engines:
+            engines[key] = fakes.engine(device, sizes, capturable=capturable)
+        return engines[key]
+
+    return DeviceLoop(device, fakes.signature, engine_at)
+
+
+def on_host(fakes: Any, loop: Any) -> Array:
+    return run_loop_on_host(fakes.module(), loop, no_progress)
+
+
+def progress(k: int, x: Array | None) -> None:
+    assert x is None
+
+
+def test_loop_program_alternates() -> None:
+    assert loop_program(range(2, 4)) == (Denoise(2), UpdateState(2), Denoise(3), UpdateState(3))
+
+
+def test_chunks_of_covers_every_step_once() -> None:
+    assert chunks_of(5, 2) == (range(0, 2), range(2, 4), range(4, 5))
+    assert chunks_of(4, 4) == (range(4),)
+
+
+def test_table_rows_begin_at_multiples_of_256_bytes() -> None:
+    rows = table_rows(np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert rows.shape == (2, 256)
+    np.testing.assert_array_equal(rows[1].view(np.float32), [3, 4, 5] + [0] * 61)
+
+
+def test_table_rows_without_padding_are_not_copied() -> None:
+    array = np.zeros((3, 64), np.float32)
+    assert np.shares_memory(table_rows(array), array)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3], ids=["whole", "step by step", "chunks of 3"])
+@pytest.mark.parametrize("eta", [0.0, 1.0], ids=["deterministic", "noise"])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_loop_equals_the_host_loop(fakes: Any, steps: int, shape: tuple[int, ...], eta: float, chunk: int | None) -> None:
+    device = fakes.device()
+    loop = fakes.draw_loop(steps=steps, eta=eta, shape=shape)
+    device_loop = loop_on(fakes, device)
+    result = device_loop.run(loop, no_progress, chunk=chunk)
+    np.testing.assert_array_equal(result, on_host(fakes, loop))
+    assert device_loop.captured is True
+    assert device.log.count("capture") == device.log.count("replay") == -(-steps // (chunk or steps))
+
+
+def test_loop_shows_a_step_left_out(fakes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_last = lambda steps: loop_program(steps)[:-1]  # noqa: E731
+    monkeypatch.setattr("saishiki.runtime.backends.device_loop.loop_program", without_last)
+    loop = fakes.draw_loop()
+    result = loop_on(fakes, fakes.device()).run(loop, no_progress)
+    assert np.abs(result - on_host(fakes, loop)).max() > 1e-3
+
+
+def test_loop_replays_with_new_contents(fakes: Any) -> None:
+    device = fakes.device()
+    device_loop = loop_on(fakes, device)
+    for seed in range(3):
+        loop = fakes.draw_loop(seed=seed)
+        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+    assert device.log.count("capture") == 1
+    assert device.log.count("replay") == 3
+
+
+def test_loop_leaves_its_input_alone(fakes: Any) -> None:
+    loop = fakes.draw_loop()
+    before = loop.x.copy()
+    loop_on(fakes, fakes.device()).run(loop, no_progress)
+    np.testing.assert_array_equal(loop.x, before)
+
+
+def test_loop_uploads_tables_once(fakes: Any) -> None:
+    device, loop = fakes.device(), fakes.draw_loop(steps=4)
+    device_loop = loop_on(fakes, device)
+    device_loop.run(loop, no_progress)
+    device.log.clear()
+    device_loop.run(loop, no_progress)
+    image, noise = loop.x.nbytes, 4 * 1024  # a row of noise is padded to 1024 bytes
+    assert [line for line in device.log if line.startswith("upload")] == [
+        f"upload {image}",
+        f"upload {image}",
+        f"upload {noise}",
+    ]
+
+
+def test_loop_follows_a_changed_schedule(fakes: Any) -> None:
+    """Same sizes and steps, so the same graphs; eta and the rows of the timestep differ."""
+    device_loop = loop_on(fakes, fakes.device())
+    for eta, seed in ((1.0, 0), (0.5, 0), (0.5, 1)):
+        loop = fakes.draw_loop(eta=eta, seed=seed)
+        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+
+
+def test_loop_follows_a_table_changed_in_place(fakes: Any) -> None:
+    device_loop, loop = loop_on(fakes, fakes.device()), fakes.draw_loop()
+    device_loop.run(loop, no_progress)
+    loop.per_step["time"][...] *= 1.5
+    np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+
+
+def test_loop_reports_every_step_in_order(fakes: Any) -> None:
+    seen: list[tuple[int, Array | None]] = []
+    loop_on(fakes, fakes.device()).run(fakes.draw_loop(steps=4), lambda k, x: seen.append((k, x)))
+    assert seen == [(0, None), (1, None), (2, None), (3, None)]
+
+
+def test_loop_enqueues_the_next_chunk_before_it_waits(fakes: Any) -> None:
+    device = fakes.device()
+    loop_on(fakes, device).run(fakes.draw_loop(steps=3), progress)
+    order = [line for line in device.log if line in ("replay", "mark", "wait")]
+    assert order == ["replay", "mark", "replay", "mark", "wait", "replay", "mark", "wait", "wait"]
+
+
+def test_loop_without_progress_is_one_graph(fakes: Any) -> None:
+    device = fakes.device()
+    loop_on(fakes, device).run(fakes.draw_loop(steps=4), no_progress)
+    assert device.log.count("replay") == 1
+
+
+def test_loop_ends_at_an_exception(fakes: Any) -> None:
+    device = fakes.device()
+    device_loop, loop = loop_on(fakes, device), fakes.draw_loop(steps=4)
+
+    def cancel(k: int, x: Array | None) -> None:
+        raise KeyboardInterrupt(k)
+
+    with pytest.raises(KeyboardInterrupt, match="0"):
+        device_loop.run(loop, cancel)
+    assert device.log.count("replay") == 2  # the first step, and the one under way behind it
+    np.testing.assert_array_equal(device_loop.run(loop, progress), on_host(fakes, loop))
+
+
+def test_loop_of_an_engine_that_cannot_be_captured(fakes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    device, loop = fakes.device(), fakes.draw_loop()
+    device_loop = loop_on(fakes, device, capturable=False)
+    with caplog.at_level(logging.WARNING):
+        result = device_loop.run(loop, no_progress)
+    np.testing.assert_array_equal(result, on_host(fakes, loop))
+    assert device_loop.captured is False
+    assert "capture" not in device.log
+    assert "cannot be recorded into a CUDA graph" in caplog.text
+
+
+def test_loop_keeps_few_plans(fakes: Any) -> None:
+    device_loop = loop_on(fakes, fakes.device())
+    for steps in range(1, MAX_PLANS + 4):
+        loop = fakes.draw_loop(steps=steps, shape=(1, 3, 2, 2))
+        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+    assert len(device_loop._plans) == MAX_PLANS
+
+
+def test_loop_plans_anew_for_a_new_engine(fakes: Any) -> None:
+    """Where the module has dropped an engine and made another, the graphs of the first are of no use."""
+    device, loop = fakes.device(), fakes.draw_loop()
+    device_loop = DeviceLoop(device, fakes.signature, lambda sizes: fakes.engine(device, sizes))
+    for _ in range(2):
+        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+    assert device.log.count("capture") == 2
+
+
+def test_loop_refuses_noise_of_another_length(fakes: Any) -> None:
+    loop = fakes.draw_loop(steps=4)
+    object.__setattr__(loop, "noise", loop.noise[:3])
+    with pytest.raises(ValueError, match=r"expected noise \(4, 2, 3, 5, 7\) float32, got \(3, 2, 3, 5, 7\) float32"):
+        loop_on(fakes, fakes.device()).run(loop, no_progress)
+
+
+def test_loop_refuses_too_few_rows(fakes: Any) -> None:
+    loop = fakes.draw_loop(steps=4)
+    object.__setattr__(loop, "per_step", {"time": loop.per_step["time"][:2]})
+    with pytest.raises(ValueError, match="expected 4 rows of time, one per step, got 2"):
+        loop_on(fakes, fakes.device()).run(loop, no_progress)
+
+
+def test_loop_refuses_a_constant_of_another_shape(fakes: Any) -> None:
+    loop = fakes.draw_loop()
+    object.__setattr__(loop, "constants", {"condition": loop.x[:, :2]})
+    with pytest.raises(ValueError, match="expected condition: float32"):
+        loop_on(fakes, fakes.device()).run(loop, no_progress)
+
+
+def test_loop_refuses_a_prediction_in_fp16(fakes: Any) -> None:
+    signature = fakes.signature
+    half = (TensorSpec("eps", "float16", signature.outputs[0].dims),)
+    device_loop = DeviceLoop(fakes.device(), Signature(signature.inputs, half, {}), lambda sizes: None)  # type: ignore
+    with pytest.raises(ValueError, match="expected state and prediction in float32"):
+        device_loop.run(fakes.draw_loop(), no_progress)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("needs_gpu")
+@pytest.mark.parametrize("eta", [0.0, 1.0], ids=["deterministic", "noise"])
+@pytest.mark.parametrize("chunk", [None, 1], ids=["whole", "step by step"])
+def test_loop_on_the_gpu_equals_the_host_loop(fakes: Any, eta: float, chunk: int | None) -> None:
+    from saishiki.runtime.backends.cuda import CudaDevice
+
+    device = CudaDevice(0)
+    device_loop = loop_on(fakes, device)
+    for seed in range(2):
+        loop = fakes.draw_loop(steps=10, eta=eta, shape=(2, 3, 64, 61), seed=seed)
+        result = device_loop.run(loop, no_progress, chunk=chunk)
+        np.testing.assert_allclose(result, on_host(fakes, loop), rtol=1e-4, atol=1e-5)
+    assert device_loop.captured is True
+    device_loop.close()
+    device.close()
