@@ -1,22 +1,29 @@
 """Writing a bundle so that a killed export leaves nothing that loads as one.
 
-Everything is written to a hidden folder beside the output, which is then renamed. The manifest, without which no folder is
-a bundle, is put into place last of all, by a rename of its own.
+Everything is written to a hidden folder beside the output, which is then renamed. The manifest, without which no folder
+is a bundle, is put into place last of all, by a rename of its own.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from saishiki.runtime.bundle import file_entry
 from saishiki.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, json_from_manifest
 
 MARKER = ".saishiki-bundle"
-"""Marks a folder that an export made, so that only such a folder is ever replaced."""
+"""Marks a folder that an export made, so that only such a folder is ever replaced.
+
+While a draft is being written its process holds a lock on the marker: one without a lock was left by a killed export.
+"""
+
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,14 @@ class BundleDraft:
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raises ``FileExistsError`` where the output is there and may not be replaced, ``FileNotFoundError`` for its parent."""
+    """Raises ``FileExistsError`` where the output is there and may not be replaced, or ``FileNotFoundError``.
+
+    An empty folder, and one that a killed export left, may always be replaced.
+    """
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"{output.absolute().parent} does not exist; make it first")
+    if output.is_symlink():
+        raise FileExistsError(f"{output} is a link; choose the folder itself, or another place, with -o")
     if not output.exists() or _is_unfinished(output) or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MARKER).is_file():
@@ -54,25 +66,62 @@ def _is_unfinished(output: Path) -> bool:
 
 @contextmanager
 def draft_bundle(output: Path) -> Iterator[BundleDraft]:
-    """A draft beside the output, removed afterwards unless it was committed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.absolute().parent))
-    folder.chmod(0o755)
-    (folder / MARKER).touch()
+    """A draft beside the output, removed afterwards unless it was committed; drafts of killed exports are removed."""
+    parent = output.absolute().parent
+    remove_stale_drafts(output)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=PARTIAL, dir=parent))
     try:
-        yield BundleDraft(folder)
+        folder.chmod(0o755)
+        with _locked_marker(folder):
+            yield BundleDraft(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def commit_bundle(draft: BundleDraft, manifest: Manifest, output: Path) -> None:
-    """Puts the draft in the output's place, then the manifest into it."""
+@contextmanager
+def _locked_marker(folder: Path) -> Iterator[None]:
+    # It gets its name once it is locked, so that no other export can take this draft for a stale one.
+    unnamed = folder / f"{MARKER}{PARTIAL}"
+    with unnamed.open("w") as marker:
+        # A file system without locks serves all the same; drafts that killed exports leave there stay.
+        with suppress(OSError):
+            fcntl.flock(marker, fcntl.LOCK_EX)
+        os.rename(unnamed, folder / MARKER)
+        yield
+
+
+def remove_stale_drafts(output: Path) -> None:
+    """Removes the drafts of ``output`` whose export was killed: nobody holds the lock on their marker."""
+    prefix, parent = f".{output.name}.", output.absolute().parent
+    for folder in parent.iterdir():
+        if folder.name.startswith(prefix) and folder.name.endswith(PARTIAL):
+            # Another export may be removing the same one.
+            with suppress(FileNotFoundError), (folder / MARKER).open() as marker:
+                if _try_lock(marker):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(marker: IO[str]) -> bool:
+    try:
+        fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def commit_bundle(draft: BundleDraft, manifest: Manifest, output: Path, *, overwrite: bool) -> None:
+    """Puts the draft in the output's place, then the manifest into it.
+
+    Raises what :func:`check_output` raises: something may have come there since the export began.
+    """
     for file in draft.path.rglob("*"):
         if file.is_file():
             _sync(file)
+    check_output(output, overwrite=overwrite)
     if output.exists():
         _discard(output)
     os.rename(draft.path, output)
-    partial = output / f".{MANIFEST_NAME}.partial"
+    partial = output / f".{MANIFEST_NAME}{PARTIAL}"
     partial.write_bytes(json_from_manifest(manifest))
     _sync(partial)
     os.rename(partial, output / MANIFEST_NAME)
@@ -81,6 +130,12 @@ def commit_bundle(draft: BundleDraft, manifest: Manifest, output: Path) -> None:
 def _discard(output: Path) -> None:
     """Removes an old bundle; its manifest goes first, so that at no moment half of it loads."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
+    # The marker goes last: without it the rest would be taken for somebody else's folder.
+    for item in output.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        elif item.name != MARKER:
+            item.unlink()
     shutil.rmtree(output)
 
 

@@ -8,17 +8,20 @@ import click
 from rich.console import Console
 
 from saishiki.export.engines import parse_targets
-from saishiki.export.pipeline import CertificateFailed, ExportResult, export_bundle
+from saishiki.export.pipeline import CertificateFailed, export_bundle
 from saishiki.export.report import json_of_export, observing, table_of_export
 from saishiki.export.request import ExportRequest, parse_profiles
 from saishiki.models import LoadOptions
 from saishiki.runtime.cli_errors import exit_on_error
 from saishiki.runtime.manifest import Manifest
 
+PIPE_COLUMNS = 140
+"""Width of the table where stdout is no terminal: wide enough that nothing is cut."""
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder [CHECKPOINT's name.saishiki].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle [CHECKPOINT's name.saishiki, here].")
 @click.option(
     "--targets",
     default="rtx",
@@ -56,8 +59,8 @@ def main(
 ) -> None:
     """Export a trained CHECKPOINT (.safetensors, .pth, .ckpt) to a bundle of ONNX graphs and TensorRT engines.
 
-    The export ends with a parity certificate. Where the graphs do not compute what the checkpoint computes, the exit code
-    is 1 and no bundle is written.
+    The export ends with a parity certificate. Where the graphs do not compute what the checkpoint computes, the exit
+    code is 1 and no bundle is written.
     """
     request = ExportRequest(
         checkpoint=checkpoint,
@@ -74,15 +77,18 @@ def main(
         with observing(quiet=as_json) as observer:
             result = export_bundle(request, observer)
     except CertificateFailed as failure:
-        _print(failure.manifest, None, as_json=as_json)
+        _print(failure.manifest, failure.kept, None, as_json=as_json)
         raise
-    _print(result.manifest, result, as_json=as_json)
+    _print(result.manifest, result.bundle, result.reused_engines, as_json=as_json)
 
 
-def _print(manifest: Manifest, result: ExportResult | None, *, as_json: bool) -> None:
+def _print(manifest: Manifest, bundle: Path | None, reused_engines: int | None, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json_of_export(manifest, result))
+        click.echo(json_of_export(manifest, bundle=bundle, reused_engines=reused_engines))
         return
-    Console().print(table_of_export(manifest))
-    if result:
-        click.echo(f"bundle: {result.bundle}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    console.print(table_of_export(manifest))
+    if bundle:
+        click.echo(f"bundle: {bundle}")

@@ -1,4 +1,4 @@
-"""Drawings made of ellipses, with their line art: inputs for range scans and certificates that look like the real ones."""
+"""Drawings made of ellipses, with their line art: inputs for range scans and certificates, much like the real ones."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ LINE = 0.06
 
 
 def draw_pairs(batch: int, height: int, width: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Line drawings (B, 1, H, W) and coloured pictures (B, 3, H, W), fp32 in [-1, 1]; another picture for every image."""
+    """Line drawings (B, 1, H, W) and coloured pictures (B, 3, H, W), fp32 in [-1, 1]; every one is another picture."""
     pairs = [_draw(np.random.default_rng((seed, i)), height, width) for i in range(batch)]
     lines, colours = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
     return lines, colours

@@ -62,9 +62,7 @@ def _traced(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
 
 def dynamic_shapes(signature: Signature) -> tuple[dict[int, str], ...]:
     """Per input the axes that are symbolic, as ``torch.onnx.export`` wants them."""
-    return tuple(
-        {axis: dim for axis, dim in enumerate(spec.dims) if not dim.isdigit()} for spec in signature.inputs
-    )
+    return tuple({axis: dim for axis, dim in enumerate(spec.dims) if not dim.isdigit()} for spec in signature.inputs)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from saishiki.export.engines import (
     installed_builder,
 )
 from saishiki.export.onnx_graph import OPSET, onnx_from_module
-from saishiki.export.precision import fp32_modules, half_module, scan_ranges
+from saishiki.export.precision import fp32_modules, half_module, islands_of, scan_ranges
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
 from saishiki.export.request import ExportRequest
 from saishiki.models import Checkpoint, Family, LoadedModel, read_checkpoint, recognize
@@ -45,12 +45,12 @@ from saishiki.runtime.parity import measure
 from saishiki.runtime.signature import Profile, Signature, profiles_for
 
 TRACE_SIZES = {"batch": 2, "height": 8, "width": 12, "steps": 3}
-"""Sizes to trace at, in units of what each must be a multiple of; distinct, so that no two symbols are taken for one."""
+"""Sizes to trace at, in units of what each must be a multiple of; distinct, so that no two are taken for one."""
 
 SCAN_PX = 64
 
 
-class CertificateFailed(SaishikiError):
+class CertificateFailed(SaishikiError):  # noqa: N818 - what happened, as in ``except CertificateFailed``
     """The exported graphs are not what the checkpoint computes. ``manifest`` holds the certificate."""
 
     def __init__(self, manifest: Manifest, kept: Path | None) -> None:
@@ -80,8 +80,9 @@ class _Source:
 def export_bundle(request: ExportRequest, observer: Observer | None = None) -> ExportResult:
     """Exports a checkpoint to a bundle, which appears at ``request.output`` complete or not at all.
 
-    Raises ``CheckpointError``, ``BackendError`` or ``EngineBuildError`` where a step cannot be done, ``FileExistsError``
-    where the output exists, and :class:`CertificateFailed` where the graphs do not compute what the checkpoint does.
+    Raises ``CheckpointError``, ``BackendError`` or ``EngineBuildError`` where a step cannot be done,
+    ``FileExistsError`` where the output exists, and :class:`CertificateFailed` where the graphs do not compute what the
+    checkpoint does.
     """
     observer = observer or Silent()
     check_output(request.output, overwrite=request.overwrite)
@@ -96,7 +97,7 @@ def export_bundle(request: ExportRequest, observer: Observer | None = None) -> E
         observer.stage(WRITE)
         failed = manifest.certificate.verdict == "failed"
         if not failed or request.keep_failed:
-            commit_bundle(draft, manifest, request.output)
+            commit_bundle(draft, manifest, request.output, overwrite=request.overwrite)
     if failed:
         raise CertificateFailed(manifest, request.output if request.keep_failed else None)
     return ExportResult(request.output, manifest, reused)
@@ -127,7 +128,9 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
     save_file(dict(source.model.schedule), draft.path / "schedule.safetensors")
 
     observer.stage(REFERENCE)
-    expected = record_reference(source.model, source.family, request.profiles, thorough=request.thorough)
+    expected = record_reference(
+        source.model, source.family, request.profiles, policy.fp32_modules, thorough=request.thorough
+    )
     save_file(dict(expected.vectors), draft.path / "parity.safetensors")
 
     observer.stage(ENGINES)
@@ -147,7 +150,9 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
 def _precision_policy(source: _Source) -> PrecisionPolicy:
     """The policy for the modules that go to fp16; names of submodules carry their module in front."""
     multiples = {s: m for signature in source.model.signatures.values() for s, m in signature.multiples.items()}
-    sizes = {"batch": 4, "steps": 10} | {side: _round_up(SCAN_PX, multiples.get(side, 1)) for side in ("height", "width")}
+    sizes = {"batch": 4, "steps": 10} | {
+        side: _round_up(SCAN_PX, multiples.get(side, 1)) for side in ("height", "width")
+    }
     pictures = draw_pairs(sizes["batch"], sizes["height"], sizes["width"], seed=0)
     kept: list[str] = []
     peaks = {}
@@ -159,7 +164,7 @@ def _precision_policy(source: _Source) -> PrecisionPolicy:
             inputs = source.model.probe(name, sizes, *pictures)
         scan = scan_ranges(module, [inputs])
         where, largest = scan.peak()
-        peaks[f"{name}.{where}"] = largest
+        peaks[f"{name}.{where}".rstrip(".")] = largest
         kept += [f"{name}.{submodule}".rstrip(".") for submodule in fp32_modules(scan)]
     peak = max(peaks, key=lambda name: peaks[name])
     return PrecisionPolicy("fp16", tuple(kept), peaks[peak], peak)
@@ -174,8 +179,7 @@ def _write_graphs(draft: BundleDraft, source: _Source, name: str, policy: Precis
     sizes = {symbol: TRACE_SIZES[symbol] * signature.multiples.get(symbol, 1) for symbol in signature.symbols}
     variants: dict[Precision, torch.nn.Module] = {"fp32": module}
     if name not in policy.fp32_modules:
-        inside = [kept.removeprefix(name + ".") for kept in policy.fp32_modules if kept.startswith(name + ".")]
-        variants["fp16"] = half_module(module, inside)
+        variants["fp16"] = half_module(module, islands_of(name, policy.fp32_modules))
     graphs: dict[Precision, GraphEntry] = {}
     for precision, variant in variants.items():
         path = draft.folder("onnx") / f"{name}.{precision}.onnx"
@@ -211,7 +215,9 @@ def _build(
     report = cached.report
     if report.unfused_attentions:
         observer.note(f"{name} for {target}: {report.unfused_attentions} attentions are not fused; it will be slower")
-    observer.note(f"{name} for {target}: " + ("reused from the cache" if cached.reused else f"built in {report.seconds:.1f} s"))
+    observer.note(
+        f"{name} for {target}: " + ("reused from the cache" if cached.reused else f"built in {report.seconds:.1f} s")
+    )
     engine = EngineEntry(
         backend=target.backend,
         target=target.name,

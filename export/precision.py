@@ -1,6 +1,7 @@
 """The fp16 policy: which submodules must stay in fp32, decided by measuring real activations."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ HEADROOM = 8.0
 
 @dataclass(frozen=True)
 class RangeScan:
-    """The largest absolute output of every submodule over the probed inputs, by qualified name; ``""`` is the module."""
+    """The largest absolute output of every submodule over the probed inputs, by qualified name; ``""`` is the whole."""
 
     largest: Mapping[str, float]
 
@@ -27,12 +28,21 @@ class RangeScan:
 
 
 def scan_ranges(module: nn.Module, calls: Iterable[Mapping[str, Tensor]]) -> RangeScan:
-    """Runs the module on every call's inputs and keeps the largest absolute output of every submodule."""
+    """Runs the module on every call's inputs and keeps the largest absolute output of every submodule.
+
+    A weight that fp16 cannot hold counts as an output. Raises ``ValueError`` where an output is NaN or infinite.
+    """
     largest: dict[str, float] = {}
 
     def hook(name: str) -> Any:
         def record(_: nn.Module, __: Any, output: Tensor) -> None:
-            largest[name] = max(largest.get(name, 0.0), float(output.abs().amax()))
+            value = float(output.abs().amax())
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name or type(module).__name__} gives NaN or infinite values in fp32, on ordinary pictures: "
+                    "the checkpoint is of no use, take an earlier one"
+                )
+            largest[name] = max(largest.get(name, 0.0), value)
 
         return record
 
@@ -44,11 +54,16 @@ def scan_ranges(module: nn.Module, calls: Iterable[Mapping[str, Tensor]]) -> Ran
     finally:
         for handle in handles:
             handle.remove()
+    for name in largest:
+        weights = [
+            float(weight.detach().abs().amax()) for weight in module.get_submodule(name).parameters(recurse=False)
+        ]
+        largest[name] = max([largest[name], *(weight for weight in weights if weight > FP16_MAX)])
     return RangeScan(largest)
 
 
 def fp32_modules(scan: RangeScan) -> tuple[str, ...]:
-    """The submodules to keep in fp32: around every output that fp16 cannot hold, the smallest one whose own output fits."""
+    """The submodules to keep in fp32: around every output that fp16 cannot hold, the smallest whose own output fits."""
     limit = FP16_MAX / HEADROOM
     kept = set()
     for name, value in scan.largest.items():
@@ -62,6 +77,11 @@ def fp32_modules(scan: RangeScan) -> tuple[str, ...]:
 
 def _is_inside(name: str, other: str) -> bool:
     return other == "" or name.startswith(other + ".")
+
+
+def islands_of(name: str, kept: Iterable[str]) -> tuple[str, ...]:
+    """The names within module ``name`` among those kept in fp32; ``""`` where it is kept as a whole."""
+    return tuple(other[len(name) + 1 :] for other in kept if f"{other}.".startswith(f"{name}."))
 
 
 def half_module(module: nn.Module, keep_fp32: Iterable[str]) -> nn.Module:
@@ -91,15 +111,19 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) else value
 
 
-class _RoundToHalf(TorchDispatchMode):
+class _RoundToHalf(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paused = False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        return _rounded(output)
+        return output if self.paused else _rounded(output)
 
 
 def _rounded(output: Any) -> Any:
-    if isinstance(output, tuple):
-        return tuple(_rounded(item) for item in output)
+    if isinstance(output, (tuple, list)):
+        return type(output)(_rounded(item) for item in output)
     if isinstance(output, Tensor) and output.dtype == torch.float32:
         return output.half().float()
     return output
@@ -109,15 +133,30 @@ class RoundedToHalf(nn.Module):
     """A copy of a module with its weights, and every fp32 result of every operation in it, rounded to fp16.
 
     This is what fp16 storage costs the reference itself, and so the yardstick for an fp16 engine: PyTorch's own fp16
-    arithmetic on a CPU is both less exact than a GPU's and hundreds of times slower.
+    arithmetic on a CPU is both less exact than a GPU's and hundreds of times slower. Of the submodules in ``keep_fp32``
+    only what comes out is rounded.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, keep_fp32: Iterable[str] = ()) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
+        self._rounding = _RoundToHalf()
+        islands = [self.module.get_submodule(name) for name in keep_fp32]
+        kept = {parameter for island in islands for parameter in island.parameters()}
         for parameter in self.module.parameters():
-            parameter.data = parameter.data.half().float()
+            if parameter not in kept:
+                parameter.data = _rounded(parameter.data)
+        for island in islands:
+            island.register_forward_pre_hook(self._enter)
+            island.register_forward_hook(self._leave)
+
+    def _enter(self, _: nn.Module, __: Any) -> None:
+        self._rounding.paused = True
+
+    def _leave(self, _: nn.Module, __: Any, output: Any) -> Any:
+        self._rounding.paused = False
+        return _rounded(output)
 
     def forward(self, **inputs: Tensor) -> Any:
-        with _RoundToHalf():
+        with self._rounding:
             return self.module(**inputs)

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
+import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from saishiki.export.pipeline import ExportResult
 from saishiki.export.progress import STAGES, Observer, Silent, Stage
 from saishiki.runtime.manifest import Certificate, Manifest, ModuleEntry
 
@@ -34,11 +35,19 @@ class ProgressBar:
         self._progress.console.print(text, markup=False, highlight=False)
 
 
+class Notes(Silent):
+    """An :class:`saishiki.export.progress.Observer` that prints the notes to stderr, and nothing else."""
+
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        click.echo(text, err=True)
+
+
 @contextmanager
 def observing(*, quiet: bool) -> Iterator[Observer]:
-    """An observer on stderr; a silent one where ``quiet``."""
+    """An observer on stderr; where ``quiet`` it prints notes alone."""
     if quiet:
-        yield Silent()
+        yield Notes()
         return
     columns = (
         TextColumn("{task.description:28}"),
@@ -54,7 +63,7 @@ def observing(*, quiet: bool) -> Iterator[Observer]:
 
 def table_of_export(manifest: Manifest) -> Table:
     """The closing table: a row for every graph and every engine."""
-    table = Table(title=f"{manifest.family} ({manifest.variant}), checkpoint {manifest.checkpoint.name}")
+    table = Table(title=f"{manifest.family} ({manifest.variant}), checkpoint {escape(manifest.checkpoint.name)}")
     for heading in ("module", "engine", "nodes", "MB", "build s", "error against fp32", "budget", "verdict"):
         table.add_column(heading, justify="left" if heading in ("module", "engine", "verdict") else "right")
     for name, module in manifest.modules.items():
@@ -104,12 +113,12 @@ def _verdict(passed: bool) -> str:
     return "[green]passed[/]" if passed else "[red]failed[/]"
 
 
-def json_of_export(manifest: Manifest, result: ExportResult | None) -> str:
-    """One JSON object: the verdict, the bundle or null, and the manifest."""
-    content: dict[str, Any] = {
+def json_of_export(manifest: Manifest, *, bundle: Path | None, reused_engines: int | None) -> str:
+    """One JSON object: the verdict, the bundle or null where none was written, and the manifest."""
+    content = {
         "verdict": manifest.certificate.verdict,
-        "bundle": str(result.bundle) if result else None,
-        "reused_engines": result.reused_engines if result else None,
+        "bundle": str(bundle) if bundle else None,
+        "reused_engines": reused_engines,
         "manifest": manifest,
     }
-    return msgspec.json.encode(content, enc_hook=str).decode()
+    return msgspec.json.encode(content).decode()

@@ -44,11 +44,13 @@ def parse_profiles(sizes: Sequence[str], batch: str) -> tuple[Profile, ...]:
     """One profile per size, each for the whole range of batches.
 
     Args:
-        sizes: ``256`` (square), ``256x384`` (height x width), or a range ``128:256:512`` (smallest, tuned for, largest).
+        sizes: ``256`` (square), ``256x384`` (height x width), or ``128:256:512`` (smallest, tuned for, largest).
         batch: ``1``, a range ``1:4``, or ``1:2:4``.
 
     Raises ``ValueError`` for a range that does not ascend or a value out of bounds.
     """
+    if not sizes:
+        raise ValueError("expected at least one size, such as 256, got none")
     batches = _range([_whole(part, "batch", batch, MAX_BATCH) for part in batch.split(":")], "batch", batch)
     return tuple(_profile(size, batches) for size in sizes)
 
@@ -81,5 +83,5 @@ def _whole(text: str, option: str, given: str, most: int) -> int:
 def _range(values: Sequence[int], option: str, given: str) -> tuple[int, int, int]:
     """Smallest, tuned for, largest; of two values the engine is tuned for the first."""
     if len(values) > 3 or list(values) != sorted(values):
-        raise ValueError(f"--{option} {given}: expected one value, or an ascending range of two or three")
+        raise ValueError(f"--{option} {given}: expected one value, or two or three with colons, smallest first")
     return values[0], values[len(values) // 2 if len(values) != 2 else 0], values[-1]

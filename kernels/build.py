@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import triton  # type: ignore[import-untyped]
-from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
-from triton.compiler import ASTSource  # type: ignore[import-untyped]
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from saishiki.kernels.ddim_step import BLOCK, _ddim_step_kernel
 from saishiki.runtime.backends.cubins import CUBINS, INDEX_NAME, CubinEntry, CubinIndex

@@ -13,8 +13,8 @@ Source: Song et al., arXiv 2010.02502, eq. 12, as AnimeDiffusion runs it (xq-men
 """
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 COEFFICIENTS = 5

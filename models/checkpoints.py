@@ -7,6 +7,7 @@ prefixes, and the dictionaries that training scripts put around a state dict.
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
 NESTED_UNDER = ("state_dict", "diffusion_state_dict")
 PREFIXES = ("module.", "model.")
 PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class CheckpointError(SaishikiError, ValueError):
@@ -52,14 +54,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     values that are not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; expected one .safetensors, .pth or .ckpt file: give the file in it"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: expected a .safetensors, .pth or .ckpt file")
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
-    elif path.suffix in PICKLE_SUFFIXES:
-        tensors, metadata = _read_pickle(path), {}
-    else:
-        raise CheckpointError(f"{path}: unknown suffix {path.suffix!r}; expected .safetensors or {PICKLE_SUFFIXES}")
+        raise FileNotFoundError(f"no checkpoint at {path}: expected a .safetensors, .pth or .ckpt file; check the path")
+    suffix = path.suffix.lower()
+    if suffix != ".safetensors" and suffix not in PICKLE_SUFFIXES:
+        known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+        raise CheckpointError(f"{path}: unknown suffix {path.suffix!r}; expected one of {known}: rename the file")
+    tensors, metadata = _read_safetensors(path) if suffix == ".safetensors" else (_read_pickle(path), {})
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; is this the right file?")
     _check_finite(path, tensors)
@@ -69,48 +74,76 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with path.open("rb") as file:
-        if file.read(4).startswith(PICKLE_MAGIC):
-            raise CheckpointError(f"{path}: is a PyTorch pickle named .safetensors; rename it to .pth and try again")
+    if _starts_like_pickle(path):
+        raise CheckpointError(f"{path}: is a PyTorch pickle named .safetensors; rename it to .pth and try again")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or download it again") from error
+        raise _unreadable(path, "safetensors file", error) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    if not _starts_like_pickle(path):
+        raise CheckpointError(
+            f"{path}: does not begin like a PyTorch checkpoint; copy or download it again, "
+            "or name it .safetensors where it is one"
+        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's doubts about unusual pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects besides tensors, which Saishiki never executes; "
             "save the bare state_dict, or convert the file to .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({error}); copy or download it again") from error
+    except Exception as error:  # what a damaged pickle raises depends on where it is damaged
+        raise _unreadable(path, "PyTorch checkpoint", error) from error
     return _tensors_in(path, content)
+
+
+def _starts_like_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith(PICKLE_MAGIC)
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return CheckpointError(f"{path}: not a readable {kind} ({lines[0]}); copy or download it again")
 
 
 def _tensors_in(path: Path, content: Any) -> dict[str, Tensor]:
     for name in NESTED_UNDER:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: expected a state_dict of tensors, bare or under one of {NESTED_UNDER}")
+    if not isinstance(content, dict) or not all(_is_named_tensor(*item) for item in content.items()):
+        nested = " or ".join(NESTED_UNDER)
+        raise CheckpointError(
+            f"{path}: expected a state_dict of dense tensors, bare or under {nested}; save it like that"
+        )
     return dict(content)
 
 
+def _is_named_tensor(key: object, value: object) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return isinstance(key, str) and dense
+
+
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    broken = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    broken = [key for key, tensor in tensors.items() if tensor.dtype in FLOATS and not tensor.isfinite().all()]
     if broken:
-        raise CheckpointError(f"{path}: NaN or infinite values in {first_five(broken)}; the training run has diverged")
+        raise CheckpointError(
+            f"{path}: NaN or infinite values in {first_five(broken)}; the training run has diverged: "
+            "take an earlier checkpoint"
+        )
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes off every known prefix that all keys share, whichever was put on first."""
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+            return _strip_prefixes({key.removeprefix(prefix): tensor for key, tensor in tensors.items()})
     return tensors
 
 
@@ -122,30 +155,37 @@ def first_five(names: Iterable[str]) -> str:
 
 
 def load_strictly(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copies the checkpoint into the module as fp32.
+    """Gives the module the checkpoint's tensors as fp32; it may have been made on the meta device.
 
-    Raises one ``CheckpointError`` that names every kind of disagreement: missing, unknown and mis-shaped keys.
+    Raises one ``CheckpointError`` that names every kind of disagreement: missing, unknown and mis-shaped keys, and
+    tensors that are not plain floating-point numbers.
     """
-    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    check_shapes(checkpoint.path, checkpoint.shapes, expected)
-    module.load_state_dict({key: tensor.to(torch.float32) for key, tensor in checkpoint.tensors.items()})
+    check_fit(checkpoint, module.state_dict())
+    tensors = {key: tensor.to(torch.float32).contiguous() for key, tensor in checkpoint.tensors.items()}
+    module.load_state_dict(tensors, assign=True)
 
 
-def check_shapes(path: Path, given: Shapes, expected: Shapes) -> None:
-    """Raises one ``CheckpointError`` naming the missing, unknown and mis-shaped keys, five of each."""
-    shared = given.keys() & expected.keys()
-    mis_shaped = [f"{key} {given[key]} instead of {expected[key]}" for key in shared if given[key] != expected[key]]
+def check_fit(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
+    """Raises one ``CheckpointError`` naming the missing, unknown, mis-shaped and mis-typed keys, five of each."""
+    given, shared = checkpoint.tensors, checkpoint.tensors.keys() & expected.keys()
+    shapes = {key: (tuple(given[key].shape), tuple(expected[key].shape)) for key in shared}
     problems = {
         "missing": expected.keys() - given.keys(),
         "unknown": given.keys() - expected.keys(),
-        "mis-shaped": mis_shaped,
+        "mis-shaped": [f"{key} {got} instead of {wanted}" for key, (got, wanted) in shapes.items() if got != wanted],
+        "not fp32, fp16, bf16 or fp64": [
+            f"{key} {str(given[key].dtype).removeprefix('torch.')}" for key in shared if given[key].dtype not in FLOATS
+        ],
     }
     found = [f"{kind}: {first_five(names)}" for kind, names in problems.items() if names]
     if found:
-        raise CheckpointError(f"{path}: the checkpoint does not fit the network its shapes describe; " + "; ".join(found))
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit the network that its shapes describe; {'; '.join(found)}; "
+            "save the whole state_dict of the unmodified, unquantized network"
+        )
 
 
 def matching_numbers(keys: Collection[str], prefix: str) -> list[int]:
-    """The distinct numbers that follow ``prefix`` in the keys, ascending: ``a.0.x, a.2.y -> [0, 2]`` for prefix ``a.``."""
+    """The distinct numbers that follow ``prefix`` in the keys, ascending: ``a.0.x, a.2.y -> [0, 2]`` for ``a.``."""
     following = (key.removeprefix(prefix).split(".", 1)[0] for key in keys if key.startswith(prefix))
-    return sorted({int(number) for number in following if number.isdigit()})
+    return sorted({int(number) for number in following if number.isdecimal()})

@@ -11,9 +11,10 @@ def recognize(checkpoint: Checkpoint) -> Family:
     """The family of a checkpoint; raises ``CheckpointError`` where none, or more than one, matches."""
     found = [family for family in FAMILIES if family.matches(checkpoint.shapes)]
     if len(found) != 1:
+        fits = " and ".join(family.name for family in found) or "no family"
         known = ", ".join(family.name for family in FAMILIES)
         raise CheckpointError(
-            f"{checkpoint.path}: not a checkpoint of a known family ({known}); its tensors are "
-            f"{first_five(checkpoint.shapes)}"
+            f"{checkpoint.path}: its tensors are those of {fits}, expected one of {known}; they are "
+            f"{first_five(checkpoint.shapes)}: give a whole checkpoint of such a network"
         )
     return found[0]

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from saishiki.runtime.errors import BundleError
@@ -30,8 +31,8 @@ class Bundle:
             allow_failed: open a bundle whose parity certificate failed, for inspection.
             check_hashes: compare the sha256 of every file before it is read.
 
-        Raises ``BundleError`` where the folder is no bundle, a file is missing or of another size, the format is newer,
-        or the certificate failed.
+        Raises ``BundleError`` where the folder is no bundle, a file is missing, of another size or outside the folder,
+        the format is newer, or the certificate failed.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -75,16 +76,26 @@ class Bundle:
 
     def schedule(self) -> DiffusionSchedule:
         """The diffusion schedule, as stored in the checkpoint."""
-        tensors = load_file(self.file(self.manifest.schedule))
+        tensors = self._tensors(self.manifest.schedule)
+        if missing := sorted(set(BUFFERS) - tensors.keys()):
+            raise BundleError(f"{self.path}: {self.manifest.schedule.path} lacks {', '.join(missing)}; export again")
         return DiffusionSchedule({name: tensors[name] for name in BUFFERS})
 
     def parity_vectors(self) -> dict[str, Array]:
         """The stored inputs and outputs of the PyTorch reference, by name."""
-        return dict(load_file(self.file(self.manifest.parity)))
+        return self._tensors(self.manifest.parity)
+
+    def _tensors(self, entry: FileEntry) -> dict[str, Array]:
+        try:
+            return dict(load_file(self.file(entry)))
+        except SafetensorError as error:
+            raise BundleError(f"{self.path}: {entry.path} is not a safetensors file ({error}); export again") from error
 
 
 def _read_manifest(path: Path) -> Manifest:
     manifest = path / MANIFEST_NAME
+    if path.is_file():
+        raise BundleError(f"{path}: is a file; expected the folder that export-engines wrote")
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle; make one with: export-engines CHECKPOINT -o {path}")
     if not manifest.is_file():

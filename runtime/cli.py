@@ -2,21 +2,25 @@
 
 import platform
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
 from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.canvas import Mode
 from saishiki.runtime.cli_errors import exit_on_error
-from saishiki.runtime.colorizer import Colorizer
+from saishiki.runtime.colorizer import Colorizer, LineArt
 from saishiki.runtime.images import check_target, write_image
-from saishiki.runtime.manifest import Certificate, ImageParity, Manifest, ParityRow, json_from_manifest
+from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precision, json_from_manifest
 from saishiki.runtime.parity import measure
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
@@ -52,18 +56,18 @@ def colorize(
     eta: float | None,
     seed: int,
     start: str | None,
-    fit: str,
-    line_art: str,
+    fit: Mode,
+    line_art: LineArt,
     backend: str,
     device: str | None,
-    precision: str | None,
+    precision: Precision | None,
     quiet: bool,
 ) -> None:
     """Colour SKETCH after REFERENCE with the engines of BUNDLE."""
     check_target(output)
     with (
         Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar,
-        Colorizer.load(bundle, backend=backend, device=device, precision=precision) as colorizer,  # type: ignore[arg-type]
+        Colorizer.load(bundle, backend=backend, device=device, precision=precision) as colorizer,
     ):
         task = bar.add_task(f"{colorizer.backend.name} {colorizer.precision}", total=None)
         image = colorizer(
@@ -97,25 +101,23 @@ main.add_command(colorize)
 @_PRECISION
 @click.option("--json", "as_json", is_flag=True, help="Print the measured certificate as JSON.")
 @exit_on_error
-def verify(bundle: Path, backend: str, device: str | None, precision: str | None, as_json: bool) -> None:
+def verify(bundle: Path, backend: str, device: str | None, precision: Precision | None, as_json: bool) -> None:
     """Run BUNDLE's stored parity vectors on this machine; exit code 1 where it does not compute what it should."""
     opened = Bundle.open(bundle, allow_failed=True)
-    runner = open_backend(opened, backend, device)
-    chosen = precision or runner.default_precision
-    console = Console(stderr=as_json)
-    table = _parity_table(f"{bundle} on {runner.name}, {chosen}")
-    certificate = measure(
-        opened,
-        runner,
-        precisions=(chosen,),  # type: ignore[arg-type]
-        only_profiles=runner.name != "onnxruntime",
-        versions={"saishiki": version("saishiki")},
-        on_result=lambda row: _add_parity_row(table, row),
-    )
-    runner.close()
-    console.print(table)
+    with closing(open_backend(opened, backend, device)) as runner:
+        chosen = precision or runner.default_precision
+        table = _parity_table(f"{bundle} on {runner.name}, {chosen}")
+        certificate = measure(
+            opened,
+            runner,
+            precisions=(chosen,),
+            only_profiles=runner.name != "onnxruntime",
+            versions={"saishiki": version("saishiki")},
+            on_result=lambda row: _add_parity_row(table, row),
+        )
+    Console(stderr=as_json).print(table)
     if as_json:
-        click.echo(_json(certificate))
+        click.echo(msgspec.json.encode(certificate))
     if certificate.verdict == "failed":
         raise click.ClickException(f"{bundle} does not compute what its checkpoint computes, on {runner.name}")
     click.echo("passed", err=as_json)
@@ -135,8 +137,10 @@ def inspect(bundle: Path, as_json: bool) -> None:
     console.print(_summary(bundle, manifest))
     console.print(_module_table(manifest))
     table = _parity_table(f"parity certificate: {manifest.certificate.verdict}")
-    for row in (*manifest.certificate.rows, *manifest.certificate.images):
+    for row in manifest.certificate.rows:
         _add_parity_row(table, row)
+    for image in manifest.certificate.images:
+        _add_parity_row(table, image)
     console.print(table)
 
 
@@ -155,7 +159,7 @@ def doctor() -> None:
 
 
 def _summary(bundle: Path, manifest: Manifest) -> Table:
-    table = Table(title=str(bundle), show_header=False, title_justify="left")
+    table = Table(title=escape(str(bundle)), show_header=False, title_justify="left")
     sampler, policy = manifest.sampler, manifest.precision
     rows = {
         "family": f"{manifest.family} ({manifest.variant}), predicts {manifest.prediction}",
@@ -169,7 +173,7 @@ def _summary(bundle: Path, manifest: Manifest) -> Table:
         "size": f"{sum(entry.bytes for entry in manifest.files()) / 1e6:.1f} MB in {len(manifest.files())} files",
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     return table
 
 
@@ -189,7 +193,7 @@ def _module_table(manifest: Manifest) -> Table:
 
 
 def _parity_table(title: str) -> Table:
-    return Table("what", "precision", "sizes", "error", "budget", "verdict", title=title, title_justify="left")
+    return Table("what", "precision", "sizes", "error", "budget", "verdict", title=escape(title), title_justify="left")
 
 
 def _add_parity_row(table: Table, row: ParityRow | ImageParity) -> None:
@@ -200,9 +204,3 @@ def _add_parity_row(table: Table, row: ParityRow | ImageParity) -> None:
         return
     what = f"image, {len(row.step_budgets)} steps"
     table.add_row(what, row.precision, sizes, f"{row.psnr_db:.1f} dB", f">= {row.least_psnr_db:.1f} dB", verdict)
-
-
-def _json(certificate: Certificate) -> str:
-    import msgspec
-
-    return msgspec.json.encode(certificate).decode()

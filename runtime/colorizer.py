@@ -1,20 +1,21 @@
 """``Colorizer``: pictures in, coloured pictures out, on whatever backend runs a bundle here."""
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
 
 from saishiki.runtime.backends import Backend, open_backend
+from saishiki.runtime.backends.protocol import OnStep, no_progress
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.canvas import Canvas, Mode, fit_canvas, place, restore
-from saishiki.runtime.errors import BundleError
 from saishiki.runtime.images import (
     ImageSource,
     check_output,
@@ -26,7 +27,7 @@ from saishiki.runtime.images import (
 )
 from saishiki.runtime.manifest import Manifest, Precision
 from saishiki.runtime.noise import Noise, draw_noise, seeds_for
-from saishiki.runtime.pipelines import LOADERS, Pipeline, Sampling
+from saishiki.runtime.pipelines import Pipeline, Sampling, load_pipeline
 from saishiki.runtime.signature import Array, Profile
 from saishiki.runtime.thin_plate_spline import draw_control_points, warp_image
 from saishiki.runtime.xdog import extract_lines
@@ -37,11 +38,27 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sketch and a reference on the working area: (1, H, W) and (3, H, W) fp32 in [-1, 1], and where the sketch lies."""
+    """A sketch (1, H, W) and a reference (3, H, W), fp32 in [-1, 1], and where the sketch lies on the working area."""
 
     sketch: Array
     reference: Array
     canvas: Canvas
+
+
+class Options(TypedDict, total=False):
+    """The keywords of ``Colorizer.__call__``, which explains them."""
+
+    steps: int | None
+    eta: float | None
+    seed: int | Sequence[int]
+    noise: Noise | Array | None
+    start: str | None
+    size: int | tuple[int, int] | None
+    fit: Mode
+    line_art: LineArt
+    distort_reference: bool
+    progress: Progress | None
+    cancel: Event | None
 
 
 class Colorizer:
@@ -77,26 +94,30 @@ class Colorizer:
 
         Raises ``BundleError`` for a damaged bundle, ``BackendError`` where no backend can run it here.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        family = opened.manifest.family
-        if family not in LOADERS:
-            raise BundleError(f"{opened.path}: family {family!r} is unknown to this Saishiki; expected {sorted(LOADERS)}")
         if precision not in (None, "fp32", "fp16"):
             raise ValueError(f"unknown precision {precision!r}; expected fp32 or fp16")
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         runner = open_backend(opened, backend, device)
         chosen = precision or runner.default_precision
-        return cls(opened, runner, LOADERS[family](opened, runner, chosen), chosen)
+        try:
+            return cls(opened, runner, load_pipeline(opened, runner, chosen), chosen)
+        except BaseException:
+            runner.close()
+            raise
 
     @property
     def manifest(self) -> Manifest:
         """What the bundle states about itself."""
         return self.bundle.manifest
 
+    # A str is a sequence of str too, and is a path here.
     @overload
-    def __call__(self, sketch: ImageSource, reference: ImageSource, **options: Any) -> Image.Image: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, sketch: ImageSource, reference: ImageSource, **options: Unpack[Options]
+    ) -> Image.Image: ...
     @overload
     def __call__(
-        self, sketch: Sequence[ImageSource], reference: Sequence[ImageSource], **options: Any
+        self, sketch: Sequence[ImageSource], reference: Sequence[ImageSource], **options: Unpack[Options]
     ) -> list[Image.Image]: ...
 
     def __call__(
@@ -129,31 +150,30 @@ class Colorizer:
             start: ``noise`` (published), ``reference-walk`` or ``noised-reference``.
             size: working size, a number or (height, width); None takes the size the bundle is tuned for.
             fit: ``pad`` keeps all of the sketch, ``crop`` its centre as published, ``stretch`` changes its aspect.
-            line_art: ``auto`` extracts lines (XDoG) where the sketch is not a line drawing, ``xdog`` always, ``as-is`` never.
+            line_art: ``auto`` extracts lines (XDoG) where the sketch is not a line drawing, ``xdog`` always, ``as-is``
+                never.
             distort_reference: warp the reference at random as the published test code does; for comparisons with it.
             progress: called with (steps done, steps) after every step.
             cancel: set it from another thread to stop at the next step.
 
-        Raises ``ImageError`` for pictures that cannot be used, ``ValueError`` for arguments out of range, and
-        ``concurrent.futures.CancelledError`` once cancelled.
+        Raises ``ImageError`` for pictures that cannot be used, ``ValueError`` and ``TypeError`` for arguments out of
+        range or of the wrong kind, and ``concurrent.futures.CancelledError`` once cancelled.
         """
         single = not isinstance(sketch, (list, tuple))
-        sketches, references = ([sketch], [reference]) if single else (list(sketch), list(reference))
-        if len(sketches) != len(references) or not sketches:
-            raise ValueError(f"expected one reference for every sketch, got {len(sketches)} and {len(references)}")
+        sketches, references = _pairs(sketch, reference)
         sampling = self._sampling(steps, eta, start)
         height, width = self._working_size(size)
         seeds = seeds_for(seed, len(sketches))
         prepared = [
-            prepare(s, r, height=height, width=width, fit=fit, line_art=line_art, warp_seed=n if distort_reference else None)
-            for s, r, n in zip(sketches, references, seeds, strict=True)
+            prepare(s, r, height=height, width=width, fit=fit, line_art=line_art, warp_seed=warp)
+            for s, r, warp in zip(
+                sketches, references, seeds if distort_reference else [None] * len(seeds), strict=True
+            )
         ]
-        drawn = self._noise(noise, seeds, sampling, height, width)
-        report = _Report(sampling.steps * -(-len(prepared) // self.max_batch), progress, cancel)
-        images = np.concatenate(
-            [self._run(prepared[i : i + self.max_batch], _part(drawn, i, self.max_batch), sampling, report)
-             for i in range(0, len(prepared), self.max_batch)]
-        )
+        noises = _NoiseSource(noise, seeds, (3, height, width), sampling.steps if sampling.eta > 0 else 0)
+        parts = [slice(first, first + self.max_batch) for first in range(0, len(prepared), self.max_batch)]
+        on_step = _on_step(sampling.steps * len(parts), progress, cancel)
+        images = np.concatenate([self._run(prepared[part], noises.of(part), sampling, on_step) for part in parts])
         pictures = uint8_from_normalized(images)
         check_output(pictures)
         restored = [Image.fromarray(restore(p.canvas, picture)) for p, picture in zip(prepared, pictures, strict=True)]
@@ -178,36 +198,28 @@ class Colorizer:
 
     def _sampling(self, steps: int | None, eta: float | None, start: str | None) -> Sampling:
         defaults = self.manifest.sampler
-        return Sampling(
+        sampling = Sampling(
             steps=defaults.steps if steps is None else steps,
             eta=defaults.eta if eta is None else eta,
             start=defaults.start if start is None else start,
         )
+        self._pipeline.check(sampling)
+        return sampling
 
     def _working_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
             tuned = self.manifest.profiles[0].opt
             return tuned["height"], tuned["width"]
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = _sides(size)
         for module in self.manifest.modules.values():
             if {"height", "width"} <= set(module.signature.symbols):
                 _check_size(height, width, module.signature.multiples, self.manifest.profiles)
         return height, width
 
-    def _noise(
-        self, given: Noise | Array | None, seeds: tuple[int, ...], sampling: Sampling, height: int, width: int
-    ) -> Noise:
-        drawn = draw_noise(seeds, (3, height, width), steps=sampling.steps if sampling.eta > 0 else 0)
-        if given is None:
-            return drawn
-        noise = given if isinstance(given, Noise) else replace(drawn, start=given)
-        _check_noise(noise, drawn)
-        return noise
-
-    def _run(self, batch: list[Prepared], noise: Noise, sampling: Sampling, report: "_Report") -> Array:
+    def _run(self, batch: list[Prepared], noise: Noise, sampling: Sampling, on_step: OnStep) -> Array:
         sketch = np.stack([item.sketch for item in batch])
         reference = np.stack([item.reference for item in batch])
-        return self._pipeline(sketch, reference, sampling, noise, report)
+        return self._pipeline(sketch, reference, sampling, noise, on_step)
 
 
 def prepare(
@@ -240,13 +252,29 @@ def prepare(
 
 
 def _canvas(image: Array, height: int, width: int, fit: Mode) -> Canvas:
-    return fit_canvas(
-        image.shape[1], image.shape[0], target_height=height, target_width=width, multiple=1, mode=fit
-    )
+    return fit_canvas(image.shape[1], image.shape[0], target_height=height, target_width=width, multiple=1, mode=fit)
 
 
+def _pairs(sketch: Any, reference: Any) -> tuple[list[Any], list[Any]]:
+    lists = [isinstance(given, (list, tuple)) for given in (sketch, reference)]
+    if lists[0] != lists[1]:
+        raise ValueError("sketch and reference must be one picture each, or a list each; got a list and a picture")
+    sketches, references = (list(sketch), list(reference)) if lists[0] else ([sketch], [reference])
+    if len(sketches) != len(references) or not sketches:
+        raise ValueError(f"expected one reference for every sketch, got {len(sketches)} and {len(references)}")
+    return sketches, references
 
-def _check_size(height: int, width: int, multiples: Any, profiles: tuple[Profile, ...]) -> None:
+
+def _sides(size: Any) -> tuple[int, int]:
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    try:
+        height, width = (operator.index(side) for side in sides)
+    except (TypeError, ValueError):
+        raise TypeError(f"size must be a whole number or (height, width), got {size!r}") from None
+    return height, width
+
+
+def _check_size(height: int, width: int, multiples: Mapping[str, int], profiles: tuple[Profile, ...]) -> None:
     for name, value in (("height", height), ("width", width)):
         multiple = multiples.get(name, 1)
         if value < 1 or value % multiple:
@@ -256,18 +284,49 @@ def _check_size(height: int, width: int, multiples: Any, profiles: tuple[Profile
         raise ValueError(f"size {height}x{width} is in none of the bundle's profiles ({ranges}); export it with --size")
 
 
-def _check_noise(noise: Noise, like: Noise) -> None:
-    for name, got, want in (("start", noise.start, like.start), ("step", noise.steps, like.steps)):
-        shapes = (None if got is None else got.shape, None if want is None else want.shape)
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{name} noise: expected {shapes[1]}, got {shapes[0]}")
-        if got is not None and (got.dtype != np.float32 or not np.isfinite(got).all()):
-            raise ValueError(f"{name} noise: expected finite float32, got {got.dtype}")
+@dataclass(frozen=True)
+class _NoiseSource:
+    """The noise of a whole batch, given or still to be drawn, a part of it at a time."""
+
+    given: Noise | Array | None
+    seeds: tuple[int, ...]
+    shape: tuple[int, int, int]
+    steps: int
+
+    def __post_init__(self) -> None:
+        batch = (len(self.seeds), *self.shape)
+        if isinstance(self.given, Noise):
+            _check_noise("step noise", self.given.steps, (self.steps, *batch) if self.steps else None)
+        if self.given is not None:
+            _check_noise("start noise", self.given.start if isinstance(self.given, Noise) else self.given, batch)
+
+    def of(self, part: slice) -> Noise:
+        """The noise of some of the images."""
+        if isinstance(self.given, Noise):
+            steps = None if self.given.steps is None else self.given.steps[:, part]
+            return Noise(self.given.start[part], steps)
+        drawn = draw_noise(self.seeds[part], self.shape, steps=self.steps)
+        return drawn if self.given is None else Noise(self.given[part], drawn.steps)
 
 
-def _part(noise: Noise, first: int, count: int) -> Noise:
-    steps = None if noise.steps is None else noise.steps[:, first : first + count]
-    return Noise(noise.start[first : first + count], steps)
+def _check_noise(name: str, noise: Array | None, shape: tuple[int, ...] | None) -> None:
+    found = None if noise is None else np.shape(noise)
+    if found != shape:
+        raise ValueError(f"{name}: expected {shape or 'None at eta 0'}, got {found}")
+    if noise is None:
+        return
+    if not isinstance(noise, np.ndarray) or noise.dtype != np.float32:
+        raise ValueError(f"{name}: expected float32, got {getattr(noise, 'dtype', type(noise).__name__)}")
+    if not np.isfinite(noise).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+
+
+def _on_step(total: int, progress: Progress | None, cancel: Event | None) -> OnStep:
+    if progress is None and cancel is None:
+        return no_progress  # then a backend may run all steps in one piece
+    report = _Report(total, progress, cancel)
+    report.stop_if_cancelled()
+    return report
 
 
 class _Report:
@@ -278,7 +337,10 @@ class _Report:
 
     def __call__(self, step: int, x: Array | None) -> None:
         self._done += 1
-        if self._cancel is not None and self._cancel.is_set():
-            raise CancelledError(f"cancelled after {self._done} of {self._total} steps")
         if self._progress is not None:
             self._progress(self._done, self._total)
+        self.stop_if_cancelled()
+
+    def stop_if_cancelled(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise CancelledError(f"cancelled after {self._done} of {self._total} steps")

@@ -7,8 +7,8 @@
     ├── BackendError      a backend that is missing here, or an engine that cannot run here
     └── ImageError        a picture that cannot be used (also a ValueError)
 
-``saishiki.models`` adds ``CheckpointError`` below the same root. Wrong arguments raise the built-in ``ValueError`` and ``TypeError``. Every message says what was given, what was
-expected and what to do next.
+``saishiki.models`` adds ``CheckpointError`` below the same root. Wrong arguments raise the built-in ``ValueError`` and
+``TypeError``. Every message says what was given, what was expected and what to do next.
 """
 
 

@@ -1,12 +1,15 @@
 """The bundle's ``manifest.json`` as plain data.
 
-Everything a runtime needs to know is stated here and nowhere guessed: family, prediction type, sampler defaults, modules
-with their signatures, the hash of every file, what each engine was built by and for, and the parity certificate.
+Everything a runtime needs to know is stated here and nowhere guessed: family, prediction type, sampler defaults,
+modules with their signatures, the hash of every file, what each engine was built by and for, and the parity
+certificate.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,6 +30,11 @@ class FileEntry:
     path: str
     sha256: str
     bytes: int
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in self.path or "\0" in self.path:
+            raise ValueError(f"the file {self.path!r} is not inside the bundle")
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class ModuleEntry:
     """A module of the network: its signature, its graph per precision, and its engines."""
 
     signature: Signature
-    graphs: Mapping[Precision, GraphEntry]
+    graphs: Annotated[Mapping[Precision, GraphEntry], msgspec.Meta(min_length=1)]
     engines: tuple[EngineEntry, ...]
 
     def closest(self, precision: Precision) -> Precision:
@@ -113,8 +121,8 @@ class SamplerDefaults:
 class ParityRow:
     """One comparison with the PyTorch fp32 reference.
 
-    ``vectors`` names the tensors in the parity file, ``error`` is relative to the reference (L2), ``budget`` the most it may
-    be, and ``reference_fp16`` the error of the reference itself when every tensor is rounded to fp16.
+    ``vectors`` names the tensors in the parity file, ``error`` is relative to the reference (L2), ``budget`` the most
+    it may be, and ``reference_fp16`` the error of the reference itself when every tensor is rounded to fp16.
     """
 
     module: str
@@ -171,8 +179,8 @@ class Manifest:
     checkpoint: CheckpointEntry
     schedule: FileEntry
     sampler: SamplerDefaults
-    profiles: tuple[Profile, ...]
-    modules: Mapping[str, ModuleEntry]
+    profiles: Annotated[tuple[Profile, ...], msgspec.Meta(min_length=1)]
+    modules: Annotated[Mapping[str, ModuleEntry], msgspec.Meta(min_length=1)]
     precision: PrecisionPolicy
     parity: FileEntry
     certificate: Certificate
@@ -189,12 +197,22 @@ class Manifest:
 def manifest_from_json(text: bytes, *, source: str) -> Manifest:
     """Reads a manifest; raises ``BundleError`` naming the field that is wrong, or the newer format version."""
     try:
-        version = msgspec.json.decode(text, type=dict[str, Any]).get("format_version")
+        fields = msgspec.json.decode(text, type=dict[str, Any])
+        version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(_version_message(version, source))
-        return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(fields | {"certificate": _nan_from_null(fields.get("certificate"))}, Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{source}: not a valid manifest ({error}); export the checkpoint again") from error
+
+
+def _nan_from_null(value: Any) -> Any:
+    """The same tree with NaN for null: JSON has no NaN, and a certificate that failed may hold some."""
+    if isinstance(value, dict):
+        return {name: _nan_from_null(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_from_null(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _version_message(version: object, source: str) -> str:
@@ -207,5 +225,5 @@ def _version_message(version: object, source: str) -> str:
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON, with a stable order of fields."""
+    """The manifest as indented JSON, with a stable order of fields; NaN and infinity become null."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

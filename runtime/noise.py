@@ -1,5 +1,6 @@
 """Gaussian noise from seeds: the same numbers on every backend, and for an image alone or in a batch."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,9 +33,13 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], *, steps: int)
 def seeds_for(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
     """One seed per image: ``seed, seed + 1, ...`` from a number, or the given sequence.
 
-    Raises ``ValueError`` for a negative seed or a sequence of another length.
+    Raises ``TypeError`` for what is not a whole number, ``ValueError`` for a negative seed or a sequence of another
+    length.
     """
-    seeds = tuple(range(seed, seed + batch)) if isinstance(seed, int) else tuple(int(s) for s in seed)
+    if isinstance(seed, Sequence | np.ndarray):
+        seeds = tuple(operator.index(s) for s in seed)
+    else:
+        seeds = tuple(operator.index(seed) + i for i in range(batch))
     if len(seeds) != batch:
         raise ValueError(f"expected one seed or {batch} of them, one per image; got {len(seeds)}")
     if min(seeds) < 0:

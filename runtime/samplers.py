@@ -1,11 +1,13 @@
 """Samplers as plain functions over arrays; numpy arrays and torch tensors both work.
 
-State is fp32. ``denoise(x, k)`` returns the noise predicted at loop iteration ``k``. Noise is always an argument, so the same
-numbers come out on every backend. Formulas as published for AnimeDiffusion (arXiv 2303.11137; xq-meng/AnimeDiffusion,
-commit 1582eb0); DDIM is Song et al., arXiv 2010.02502, eq. 12.
+State is fp32. ``denoise(x, k)`` returns the noise predicted at loop iteration ``k``. Noise is always an argument, so
+the same numbers come out on every backend. Formulas as published for AnimeDiffusion (arXiv 2303.11137;
+xq-meng/AnimeDiffusion, commit 1582eb0); DDIM is Song et al., arXiv 2010.02502, eq. 12.
 """
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from saishiki.runtime.schedule import DDIMSchedule, DiffusionSchedule
@@ -48,7 +50,7 @@ def walk_forward(denoise: Callable[[Any], Any], x0: Any, noise: Any, schedule: D
     """
     ascending = [0, *(int(t) for t in schedule.t[::-1])]
     x, eps = x0, noise
-    for current, following in zip(ascending[:-1], ascending[1:], strict=True):
+    for current, following in pairwise(ascending):
         if current > 0:
             eps = denoise(x)
             x0 = ((x - _root(1 - gammas[current]) * eps) / _root(gammas[current])).clip(-1.0, 1.0)
@@ -67,11 +69,14 @@ def noise_reference(reference: Any, sketch: Any, noise: Any, schedule: Diffusion
 
 
 def ddpm_step(x: Any, eps: Any, schedule: DiffusionSchedule, t: int, *, eta: float, noise: Any) -> Any:
-    """x at t - 1: one ancestral step (Ho et al., arXiv 2006.11239, algorithm 2), its noise scaled by eta and left out at 0."""
+    """x at t - 1: one ancestral step (Ho et al., arXiv 2006.11239, algorithm 2), its noise scaled by eta.
+
+    The last step, at t = 0, adds no noise.
+    """
     table = {name: float(values[t]) for name, values in schedule.buffers.items()}
     x0 = (table["sqrt_reciprocal_gammas"] * x - table["sqrt_reciprocal_gammas_m1"] * eps).clip(-1.0, 1.0)
     x = table["posterior_mean_coef1"] * x0 + table["posterior_mean_coef2"] * x
-    deviation: float = eta * 2.718281828459045 ** (0.5 * table["posterior_log_variance"])
+    deviation = eta * math.exp(0.5 * table["posterior_log_variance"])
     return x if t == 0 else x + deviation * noise
 
 

@@ -1,9 +1,11 @@
-"""The diffusion schedule: fp32 tables as stored in a checkpoint, and the timesteps and coefficients DDIM takes from them.
+"""The diffusion schedule: fp32 tables as stored in a checkpoint, and DDIM's timesteps and coefficients from them.
 
 Facts from AnimeDiffusion (arXiv 2303.11137; xq-meng/AnimeDiffusion, commit 1582eb0). ``gamma`` is what other texts call
-alpha-bar. Near t = 0 the value of ``1 - gamma`` is pure fp32 cancellation, so the stored fp32 tables are used as they are.
+alpha-bar. Near t = 0 the value of ``1 - gamma`` is pure fp32 cancellation, so the stored fp32 tables are used as they
+are.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,19 +102,22 @@ def ddim_timesteps(timesteps: int, steps: int) -> tuple[NDArray[np.int64], NDArr
     """(S,) timesteps t and where each step leads, t_prev, in the order of the loop.
 
     ``t_k = 1 + k * (T // steps)`` as published: shifted by one, the last step leads to 0, and where ``steps`` does not
-    divide T the run starts lower than expected. Raises ``ValueError`` for steps outside 1..T-1, where upstream fails too.
+    divide T the run starts lower than expected. Raises ``TypeError`` for steps that are no whole number, and
+    ``ValueError`` for steps outside 1..T-1, where upstream fails too.
     """
+    steps = operator.index(steps)
     if not 1 <= steps < timesteps:
         raise ValueError(f"steps must be between 1 and {timesteps - 1}, got {steps}")
     ascending = 1 + np.arange(steps, dtype=np.int64) * (timesteps // steps)
-    if ascending[-1] >= timesteps:
-        raise ValueError(f"{steps} steps reach timestep {ascending[-1]}, but the schedule ends at {timesteps - 1}")
     previous = np.concatenate([np.zeros(1, np.int64), ascending[:-1]])
     return ascending[::-1].copy(), previous[::-1].copy()
 
 
 def ddim_schedule(schedule: DiffusionSchedule, *, steps: int, eta: float) -> DDIMSchedule:
-    """The DDIM tables for ``steps`` steps; ``eta`` 0 is deterministic, 1 the published default. All arithmetic in fp32."""
+    """The DDIM tables for ``steps`` steps, in fp32 arithmetic; ``eta`` 0 is deterministic, 1 the published default.
+
+    Raises ``ValueError`` for eta outside 0..1 and as :func:`ddim_timesteps` does.
+    """
     if not (np.isfinite(eta) and 0.0 <= eta <= 1.0):
         raise ValueError(f"eta must be between 0 (deterministic) and 1 (published default), got {eta}")
     t, t_prev = ddim_timesteps(schedule.timesteps, steps)

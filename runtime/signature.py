@@ -1,8 +1,8 @@
 """What goes into and comes out of a module, declared once.
 
-A :class:`Signature` names every tensor of a module with its dtype and symbolic dims, such as ``("batch", "3", "height/8",
-"width/8")``. ONNX names, dynamic axes, sample inputs, TensorRT profiles, buffer sizes and the bundle's manifest are all
-derived from it; nothing else states a shape.
+A :class:`Signature` names every tensor of a module with its dtype and symbolic dims, such as ``("batch", "3",
+"height/8", "width/8")``. ONNX names, dynamic axes, sample inputs, TensorRT profiles, buffer sizes and the bundle's
+manifest are all derived from it; nothing else states a shape.
 """
 
 import math
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Sizes = Mapping[str, int]
 
-_TERM = re.compile(r"([*/]?)([a-z_]+|\d+)")
+_FACTOR = r"(?:[a-z_]+|[1-9]\d*)"
+_DIM = re.compile(rf"{_FACTOR}(?:[*/]{_FACTOR})*")
+_TERM = re.compile(rf"([*/]?)({_FACTOR})")
 
 
 def resolve_dim(dim: str, sizes: Sizes) -> int:
@@ -26,13 +28,18 @@ def resolve_dim(dim: str, sizes: Sizes) -> int:
 
     Raises ``KeyError`` for an unknown symbol and ``ValueError`` where a division leaves a remainder.
     """
+    value = _value(dim, sizes)
+    if value.denominator != 1:
+        raise ValueError(f"{dim} is not a whole number at {dict(sizes)}")
+    return int(value)
+
+
+def _value(dim: str, sizes: Sizes) -> Fraction:
     value = Fraction(1)
     for operator, term in _TERM.findall(dim):
         factor = int(term) if term.isdigit() else sizes[term]
         value = value / factor if operator == "/" else value * factor
-    if value.denominator != 1:
-        raise ValueError(f"{dim} is not a whole number at {dict(sizes)}")
-    return int(value)
+    return value
 
 
 def symbols_of(dim: str) -> tuple[str, ...]:
@@ -47,6 +54,12 @@ class TensorSpec:
     name: str
     dtype: str
     dims: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        np.dtype(self.dtype)  # raises TypeError for one that numpy does not know
+        for dim in self.dims:
+            if _DIM.fullmatch(dim) is None:
+                raise ValueError(f"{self.name}: expected a dim such as 3, height or height/8, got {dim!r}")
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The concrete shape at ``sizes``."""
@@ -82,6 +95,8 @@ class Signature:
         sizes: dict[str, int] = {}
         for spec in self.inputs:
             _read_sizes(spec, arrays[spec.name], sizes)
+        if unknown := set(self.symbols) - sizes.keys():
+            raise ValueError(f"no input tells the sizes {sorted(unknown)}")
         for spec in self.inputs:
             if arrays[spec.name].shape != spec.shape(sizes):
                 raise ValueError(f"expected {spec}, got {arrays[spec.name].shape} with {sizes}")
@@ -100,8 +115,10 @@ def _read_sizes(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
     if array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.dims):
         raise ValueError(f"expected {spec}, got {array.dtype} {array.shape}")
     for dim, length in zip(spec.dims, array.shape, strict=True):
-        if symbols_of(dim) == (dim,):
-            sizes.setdefault(dim, length)
+        symbols = symbols_of(dim)
+        if len(symbols) == 1:
+            size = length / _value(dim, {symbols[0]: 1})
+            sizes.setdefault(symbols[0], int(size))  # rounded down, a size that does not fit is told by the shapes
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,11 @@ class Profile:
     min: Mapping[str, int]
     opt: Mapping[str, int]
     max: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        same_symbols = self.min.keys() == self.opt.keys() == self.max.keys()
+        if not same_symbols or not all(1 <= self.min[s] <= self.opt[s] <= self.max[s] for s in self.opt):
+            raise ValueError(f"a profile must ascend from min over opt to max, got {self.min}, {self.opt}, {self.max}")
 
     def holds(self, sizes: Sizes) -> bool:
         """Whether every one of ``sizes`` that the profile limits lies within it."""

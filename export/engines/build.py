@@ -44,6 +44,8 @@ def build_engine(
 ) -> BuildReport:
     """Builds the engine of an ONNX graph into ``output``, which appears complete or not at all.
 
+    Two builds may differ in a few bytes: TensorRT-RTX numbers some tensors in the order of their addresses.
+
     Args:
         profiles: the ranges of sizes that the engine is for; several narrow ones need less memory than a wide one.
         worker: the command that builds.
@@ -65,13 +67,12 @@ def build_engine(
 
 
 def _check_profile(signature: Signature, profile: Profile) -> None:
-    for symbol in signature.symbols:
-        if not all(symbol in sizes for sizes in (profile.min, profile.opt, profile.max)):
-            raise ValueError(f"expected sizes for {', '.join(signature.symbols)} in every profile, got {profile}")
-        if not profile.min[symbol] <= profile.opt[symbol] <= profile.max[symbol]:
-            raise ValueError(f"expected min <= opt <= max in every profile, got {profile}")
+    if not profile.opt.keys() >= set(signature.symbols):
+        raise ValueError(f"expected sizes for {', '.join(signature.symbols)} in every profile, got {profile}")
     for corner in profile.corners():
         signature.check_sizes(corner)
+        for spec in signature.inputs + signature.outputs:
+            spec.shape(corner)
 
 
 def _report_of(request: BuildRequest, worker: Sequence[str]) -> BuildReport:

@@ -3,7 +3,9 @@
 TensorRT-RTX's builder can crash, and takes the process with it; see ``build.py`` for the other side.
 """
 
+import ctypes
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,13 +35,21 @@ from saishiki.export.engines.target import Target, import_builder
 from saishiki.runtime.bundle import sha256_of_file
 from saishiki.runtime.signature import Profile, Signature
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Reads a request from stdin, builds, and writes the answer into the request's folder."""
     # A crash is expected now and then, and would leave a core file of several GB.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    die_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildRequest)
     (Path(request.folder) / ANSWER_NAME).write_bytes(msgspec.json.encode(answer_to(request)))
+
+
+def die_with_parent() -> None:
+    """Has Linux kill this process when its parent ends: a killed export must not leave a build running."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def answer_to(request: BuildRequest) -> BuildAnswer:
@@ -59,25 +69,32 @@ def engine_from_onnx(request: BuildRequest) -> BuildReport:
     network = network_from_onnx(request.onnx, builder=builder, logger=logger, trt=trt)
     check_network(network, request.signature, request.profiles)
     allow_decomposed_attention(network, trt)
-    config = _config(builder, request, trt)
-    engine = Path(request.folder) / ENGINE_NAME
+    attention_ops = count_fusable_attentions(network, trt)
     start = time.monotonic()
-    if not serialize_to_file(network, config, engine, builder=builder, trt=trt):
+    engine = Path(request.folder) / ENGINE_NAME
+    if not serialize_to_file(network, _config(builder, request, trt), engine, builder=builder, trt=trt):
         raise EngineBuildError(f"the builder fails: {'; '.join(log.errors) or 'no reason given'}; {WAY_OUT}")
+    seconds = round(time.monotonic() - start, 2)
     return BuildReport(
         builder=trt.__name__,
         builder_version=trt.__version__,
         target=request.target.name,
-        seconds=round(time.monotonic() - start, 2),
+        seconds=seconds,
         profiles=len(request.profiles),
-        layers=log.layers(),
-        attention_ops=count_fusable_attentions(network, trt),
-        fused_attentions=log.fused_attentions(),
-        activation_bytes=log.activation_bytes,
-        bytes=engine.stat().st_size,
-        sha256=sha256_of_file(engine),
-        header=read_header(engine),
+        attention_ops=attention_ops,
+        **_contents(engine, log),
     )
+
+
+def _contents(engine: Path, log: BuildLog) -> dict[str, Any]:
+    return {
+        "layers": log.layers(),
+        "fused_attentions": log.fused_attentions(),
+        "activation_bytes": log.activation_bytes,
+        "bytes": engine.stat().st_size,
+        "sha256": sha256_of_file(engine),
+        "header": read_header(engine),
+    }
 
 
 def _config(builder: Any, request: BuildRequest, trt: Any) -> Any:

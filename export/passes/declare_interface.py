@@ -8,13 +8,14 @@ from saishiki.runtime.signature import Signature, TensorSpec
 def declare_interface(model: ir.Model, signature: Signature) -> None:
     """Matches the graph's inputs and outputs, in order.
 
-    May not apply: a graph whose number of inputs or outputs, or one of their dtypes, is not the signature's is an error,
-    for then the exported module and its signature are not about the same thing. Writes names and dims.
+    May not apply: a graph whose number of inputs or outputs, or one of their dtypes, is not the signature's is an
+    error, for then the exported module and its signature are not about the same thing. Writes names and dims.
     """
     interface = ((model.graph.inputs, signature.inputs), (model.graph.outputs, signature.outputs))
     for values, specs in interface:
         if len(values) != len(specs):
-            raise ValueError(f"the exported graph has {[v.name for v in values]}, its signature {[s.name for s in specs]}")
+            names = [value.name for value in values]
+            raise ValueError(f"the exported graph has {names}, its signature {[spec.name for spec in specs]}")
         for value, spec in zip(values, specs, strict=True):
             _declare(value, spec)
 

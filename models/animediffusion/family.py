@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from saishiki.models.animediffusion import loading
 from saishiki.models.animediffusion.modules import modules, signatures
 from saishiki.models.animediffusion.network import CONFIGS, AnimeDiffusion
-from saishiki.models.checkpoints import Checkpoint
+from saishiki.models.checkpoints import Checkpoint, CheckpointError
 from saishiki.models.family import Family, LoadOptions, Tensors
 from saishiki.runtime.manifest import SamplerDefaults
 from saishiki.runtime.schedule import BUFFERS
 from saishiki.runtime.signature import Array, Signature
 
 PROBED_TIMESTEPS = (901, 501, 101, 1)
+SAMPLER = SamplerDefaults(name="ddim", steps=10, eta=1.0, start="noise")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class LoadedAnimeDiffusion:
             return {"t": torch.linspace(0, last, sizes["steps"]).round()}
         published = [PROBED_TIMESTEPS[i % len(PROBED_TIMESTEPS)] for i in range(sizes["batch"])]
         t = torch.tensor([min(step, last) for step in published])
-        gamma = self.network.gammas[t][:, None, None, None]
+        gamma = self._gammas[t][:, None, None, None]
         noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
         return {
             "noisy": gamma.sqrt() * reference + (1 - gamma).sqrt() * noise,
@@ -78,9 +79,10 @@ class LoadedAnimeDiffusion:
         denoiser: nn.Module | None = None,
     ) -> Tensor:
         """DDIM as published: timesteps 1, 1 + stride, ..., the last step to 0, fresh noise in every step."""
-        gammas, condition = self.network.gammas, torch.cat([sketch, reference], dim=1)
+        gammas, condition = self._gammas, torch.cat([sketch, reference], dim=1)
         stride = self.network.config.timesteps // len(noise)
-        x, states = start, []
+        x = start
+        states: list[Tensor] = []
         for k in reversed(range(len(noise))):
             t, previous = 1 + k * stride, 1 + (k - 1) * stride if k else 0
             g, p = gammas[t], gammas[previous]
@@ -91,27 +93,40 @@ class LoadedAnimeDiffusion:
             states.append(x)
         return torch.stack(states)
 
+    @property
+    def _gammas(self) -> Tensor:
+        return self.network.get_buffer("gammas")
+
     def _predict(self, x: Tensor, condition: Tensor, t: Tensor, denoiser: nn.Module | None) -> Tensor:
         unet = self.network.denoise_fn
+        eps: Tensor
         if denoiser is None:
-            return unet(torch.cat([x, condition], dim=1), t)
-        return denoiser(noisy=x, condition=condition, time=unet.time_projections(t))
+            eps = unet(torch.cat([x, condition], dim=1), t)
+        else:
+            eps = denoiser(noisy=x, condition=condition, time=unet.time_projections(t))
+        return eps
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> LoadedAnimeDiffusion:
     config = loading.config_from_checkpoint(checkpoint, attention_head=options.attention_head)
-    stated = options.attention_head or loading.metadata_heads(checkpoint)
-    notices = () if stated else (
-        f"the checkpoint does not say how many attention heads it has; assuming the published {config.attention_head} "
-        "(say otherwise with --attention-heads)",
-    )
-    return LoadedAnimeDiffusion(loading.load(checkpoint, config), notices)
+    if config.timesteps <= SAMPLER.steps:
+        raise CheckpointError(
+            f"{checkpoint.path}: its schedule has {config.timesteps} timesteps, too few for the published "
+            f"{SAMPLER.steps} sampling steps; expected more than that, published are {CONFIGS['published'].timesteps}"
+        )
+    notices = []
+    if options.attention_head is None and loading.stated_heads(checkpoint) is None:
+        notices.append(
+            "the checkpoint does not say how many attention heads it has; assuming the published "
+            f"{config.attention_head} (say otherwise with --attention-heads)"
+        )
+    return LoadedAnimeDiffusion(loading.load(checkpoint, config), tuple(notices))
 
 
 ANIMEDIFFUSION = Family(
     name=loading.FAMILY,
     prediction="eps",
-    sampler=SamplerDefaults(name="ddim", steps=10, eta=1.0, start="noise"),
+    sampler=SAMPLER,
     fp32_modules=frozenset({"time_projection"}),
     matches=loading.matches,
     load=_load,

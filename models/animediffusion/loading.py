@@ -2,7 +2,14 @@
 
 import json
 
-from saishiki.models.animediffusion.network import PUBLISHED_ATTENTION_HEAD, AnimeDiffusion, AnimeDiffusionConfig
+import torch
+
+from saishiki.models.animediffusion.network import (
+    GROUPS,
+    PUBLISHED_ATTENTION_HEAD,
+    AnimeDiffusion,
+    AnimeDiffusionConfig,
+)
 from saishiki.models.checkpoints import Checkpoint, CheckpointError, Shapes, load_strictly, matching_numbers
 
 FAMILY = "animediffusion"
@@ -16,12 +23,13 @@ def matches(shapes: Shapes) -> bool:
 def config_from_checkpoint(checkpoint: Checkpoint, *, attention_head: int | None) -> AnimeDiffusionConfig:
     """The config that the shapes reveal.
 
-    The number of attention heads is not in the shapes: it is taken from the argument, else from the file's metadata
-    (``config``, JSON), else it is the published 4.
+    The number of attention heads is not in the shapes: it is the argument, else what :func:`stated_heads` finds, else
+    the published 4.
     """
     shapes = checkpoint.shapes
+    stated = stated_heads(checkpoint) if attention_head is None else attention_head
     try:
-        base, channel_in = shapes["denoise_fn.input.0.weight"][:2]
+        base, channel_in, *_ = shapes["denoise_fn.input.0.weight"]
         mult, n_res_blocks = _encoder_plan(shapes, base)
         config = AnimeDiffusionConfig(
             channel_in=channel_in,
@@ -29,17 +37,23 @@ def config_from_checkpoint(checkpoint: Checkpoint, *, attention_head: int | None
             channel_base=base,
             n_res_blocks=n_res_blocks,
             channel_mult=mult,
-            attention_head=attention_head or metadata_heads(checkpoint) or PUBLISHED_ATTENTION_HEAD,
+            attention_head=PUBLISHED_ATTENTION_HEAD if stated is None else stated,
             cbam=any(".channel_attention." in key for key in shapes),
             timesteps=shapes["gammas"][0],
         )
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: recognised as {FAMILY}, but its keys do not describe a U-Net ({error}); "
-            "is the checkpoint complete?"
-        ) from error
+    except KeyError as error:
+        raise _no_unet(checkpoint, f"{error.args[0]} is missing") from error
+    except (IndexError, ValueError) as error:
+        raise _no_unet(checkpoint, str(error)) from error
     _check_heads(checkpoint, config)
     return config
+
+
+def _no_unet(checkpoint: Checkpoint, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path}: recognised as {FAMILY}, but its tensors do not describe a U-Net ({why}); "
+        "is the checkpoint complete?"
+    )
 
 
 def _encoder_plan(shapes: Shapes, base: int) -> tuple[tuple[int, ...], int]:
@@ -54,30 +68,46 @@ def _encoder_plan(shapes: Shapes, base: int) -> tuple[tuple[int, ...], int]:
     if not levels or len({len(level) for level in levels}) != 1:
         raise ValueError(f"encoder blocks numbered {numbers}: expected equally many per level, one number apart")
     widths = [shapes[f"denoise_fn.encoder_block.{level[0]}.conv2.3.weight"][0] for level in levels]
-    if any(width % base for width in widths):
-        raise ValueError(f"level widths {widths} are not multiples of the base width {base}")
+    if base < 1 or base % GROUPS or any(width < 1 or width % base for width in widths):
+        raise ValueError(
+            f"base width {base} and level widths {widths}: expected multiples of {GROUPS}, and of the base width"
+        )
     return tuple(width // base for width in widths), len(levels[0])
 
 
-def metadata_heads(checkpoint: Checkpoint) -> int | None:
-    """The number of attention heads that the file's metadata states, or None."""
+def stated_heads(checkpoint: Checkpoint) -> int | None:
+    """The number of attention heads that the file's metadata states (``config``, JSON), or None where it does not.
+
+    Raises ``CheckpointError`` where it states something that is not a number of heads.
+    """
     try:
         heads = json.loads(checkpoint.metadata.get("config", "{}"))["unet"]["attention_head"]
     except (ValueError, KeyError, TypeError):
         return None
-    return heads if isinstance(heads, int) else None
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise CheckpointError(
+            f"{checkpoint.path}: its metadata states {heads!r} as attention_head, expected a whole number; "
+            "say how many with --attention-heads"
+        )
+    return heads
 
 
 def _check_heads(checkpoint: Checkpoint, config: AnimeDiffusionConfig) -> None:
     width = config.channel_base * config.channel_mult[-1]
     if config.attention_head < 1 or width % config.attention_head:
         raise CheckpointError(
-            f"{checkpoint.path}: {config.attention_head} attention heads do not divide the bottleneck's {width} channels"
+            f"{checkpoint.path}: {config.attention_head} attention heads do not divide the bottleneck's {width} "
+            "channels; say how many it was trained with: --attention-heads"
         )
 
 
 def load(checkpoint: Checkpoint, config: AnimeDiffusionConfig) -> AnimeDiffusion:
-    """The network with the checkpoint's weights, fp32, in eval mode; raises ``CheckpointError`` naming keys that do not fit."""
-    network = AnimeDiffusion(config)
+    """The network with the checkpoint's weights, fp32, in eval mode.
+
+    Raises ``CheckpointError`` naming the keys that do not fit.
+    """
+    # On the meta device nothing is allocated for what a file merely claims to hold.
+    with torch.device("meta"):
+        network = AnimeDiffusion(config)
     load_strictly(network, checkpoint)
     return network.eval()

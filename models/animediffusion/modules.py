@@ -1,7 +1,8 @@
 """The modules an AnimeDiffusion engine is made of.
 
-What the published U-Net does per step is split into the part that depends on the timestep alone (:class:`TimeProjection`,
-run once per schedule) and the rest (:class:`Denoiser`); the two together compute exactly ``denoise_fn(x, t)``.
+What the published U-Net does per step is split into the part that depends on the timestep alone
+(:class:`TimeProjection`, run once per schedule) and the rest (:class:`Denoiser`); the two together compute exactly
+``denoise_fn(x, t)``.
 """
 
 import torch
@@ -23,9 +24,9 @@ class TimeProjection(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """noisy: (B, 3, H, W), condition: (B, 4, H, W) sketch | reference, time: (B, P) -> eps: (B, 3, H, W). Runs every step.
+    """noisy: (B, 3, H, W), condition: (B, 4, H, W) sketch | reference, time: (B, P) -> eps: (B, 3, H, W).
 
-    All four are fp32 whatever the dtype of the weights.
+    Runs every step. All four are fp32 whatever the dtype of the weights.
     """
 
     def __init__(self, unet: UNet) -> None:
@@ -33,7 +34,8 @@ class Denoiser(nn.Module):
         self.unet = unet
 
     def forward(self, noisy: Tensor, condition: Tensor, time: Tensor) -> Tensor:
-        dtype = self.unet.output[2].weight.dtype
+        # The narrowest, because islands of a half network keep fp32 weights.
+        dtype = min((parameter.dtype for parameter in self.unet.parameters()), key=lambda dtype: dtype.itemsize)
         x = torch.cat([noisy, condition], dim=1).to(dtype)
         return self.unet.denoise(x, time.to(dtype)).to(torch.float32)
 

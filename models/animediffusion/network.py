@@ -56,7 +56,9 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = channels // 16
-        self.fc = nn.Sequential(nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.fc(x.amax(dim=(2, 3))) + self.fc(x.mean(dim=(2, 3)))
@@ -84,7 +86,8 @@ class CBAM(nn.Module):
         self.spatial_attention = SpatialGate()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.spatial_attention(self.channel_attention(x))
+        gated: Tensor = self.spatial_attention(self.channel_attention(x))
+        return gated
 
 
 class ResidualBlock(nn.Module):
@@ -108,7 +111,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(x)
         if time is not None:
             h = h + time[:, :, None, None]
-        return self.skip_connection(x) + self.conv2(self.attention(h))
+        output: Tensor = self.skip_connection(x) + self.conv2(self.attention(h))
+        return output
 
 
 class UpsamplingBlock(nn.Sequential):
@@ -117,9 +121,10 @@ class UpsamplingBlock(nn.Sequential):
     def __init__(self, residual: ResidualBlock) -> None:
         super().__init__(residual, nn.Upsample(scale_factor=2, mode="nearest"))
 
-    def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None) -> Tensor:  # type: ignore[override]
         residual, upsample = self
-        return upsample(residual(x, time))
+        output: Tensor = upsample(residual(x, time))
+        return output
 
 
 class SelfAttention(nn.Module):
@@ -184,12 +189,12 @@ class UNet(nn.Module):
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        """x: (B, 7, H, W); t: (B,) integer timesteps, or None to leave the time out altogether, as upstream's walk does."""
+        """x: (B, 7, H, W); t: (B,) integer timesteps, or None to leave the time out, as upstream's walk does."""
         return self.denoise(x, None if t is None else self.time_projections(t))
 
     def time_projections(self, t: Tensor) -> Tensor:
         """t: (B,) timesteps -> (B, P): every residual block's projection of the time embedding, side by side."""
-        dtype = self.time_embedding[0].weight.dtype
+        dtype = next(self.time_embedding.parameters()).dtype
         embedding = self.time_embedding(sinusoid(t, self.channel_base).to(dtype))
         return torch.cat([block.time_emb(embedding) for block in self.residual_blocks()], dim=1)
 
@@ -210,11 +215,13 @@ class UNet(nn.Module):
         h = second(attention(first(h, next(projected))), next(projected))
         for block in self.decoder_block:
             h = block(torch.cat([h, skips.pop()], dim=1), next(projected))
-        return self.output(h)  # the stem's output stays on the stack: pushed upstream, never used
+        # The stem's output stays on the stack: pushed upstream, never used.
+        noise: Tensor = self.output(h)
+        return noise
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """t: (B,) -> (B, width) fp32: cosines, then sines, of ``t * 1000^(-i / half)``; computed in fp32 whatever the weights."""
+    """t: (B,) -> (B, width): cosines, then sines, of ``t * 1000^(-i / half)``, in fp32 whatever the weights."""
     half = width // 2
     frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.to(torch.float32)[:, None] * frequencies

@@ -89,6 +89,11 @@ class CudaDevice:
         self.ordinal = ordinal
         self.make_current()
         self._stream = self._device.create_stream()
+        major, minor = self._device.compute_capability
+        self.name = str(self._device.name)
+        """The GPU's name, such as ``NVIDIA H200``."""
+        self.target = f"sm{major}{minor}"
+        """Its compute capability, such as ``sm90``."""
         self._kernels: dict[str, tuple[CubinEntry, Any]] = {}
         # Sources of copies that may still be under way.
         self._in_flight: list[Array] = []
@@ -96,17 +101,6 @@ class CudaDevice:
     @property
     def _device(self) -> Any:
         return self._core.Device(self.ordinal)  # one object per thread
-
-    @property
-    def name(self) -> str:
-        """The GPU's name, such as ``NVIDIA H200``."""
-        return str(self._device.name)
-
-    @property
-    def target(self) -> str:
-        """The compute capability, such as ``sm90``."""
-        major, minor = self._device.compute_capability
-        return f"sm{major}{minor}"
 
     @property
     def stream(self) -> int:

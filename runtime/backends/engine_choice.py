@@ -9,6 +9,9 @@ PORTABLE = "portable"
 PORTABLE_TARGETS = ("sm80", "sm86", "sm89", "sm120", "sm121")
 """What a TensorRT-RTX engine built without naming a compute capability runs on, by the mask in its header."""
 
+RTX_TARGETS = ("sm75", *PORTABLE_TARGETS)
+"""What TensorRT-RTX builds for at all; H100 and H200 are not among them."""
+
 
 def check_engine(entry: EngineEntry, *, builder_version: str, target: str, bundle: Bundle) -> None:
     """Raises ``BackendError`` where an engine cannot run here: naming the field, both values and how to rebuild.
@@ -29,9 +32,16 @@ def check_engine(entry: EngineEntry, *, builder_version: str, target: str, bundl
         if there != here:
             raise BackendError(_mismatch(entry, bundle, f"its {field} is {there}, {whose} {here}; rebuild it with:"))
     if not _fits(entry, target):
-        hint = f" (for this GPU, add --sm {target.removeprefix('sm')})" if entry.backend == "tensorrt-rtx" else ""
-        difference = f"its target is {entry.target}, this GPU is {target}; rebuild it{hint} with:"
-        raise BackendError(_mismatch(entry, bundle, difference))
+        raise BackendError(_mismatch(entry, bundle, _other_target(entry, target)))
+
+
+def _other_target(entry: EngineEntry, target: str) -> str:
+    difference = f"its target is {entry.target}, this GPU is {target}"
+    if entry.backend != "tensorrt-rtx":
+        return f"{difference}; rebuild it on this machine with:"
+    if target not in RTX_TARGETS:
+        return f"{difference}, for which TensorRT-RTX builds nothing; use another backend, or another target in:"
+    return f"{difference}; rebuild it (for this GPU, add --sm {target.removeprefix('sm')}) with:"
 
 
 def _mismatch(entry: EngineEntry, bundle: Bundle, difference: str) -> str:

@@ -26,10 +26,18 @@ class OnnxRuntimeModule:
     session: Any
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
-        """The outputs by name; raises ``ValueError`` for inputs that do not fit the signature."""
+        """The outputs by name.
+
+        Raises ``ValueError`` for inputs that do not fit the signature, ``BackendError`` where ONNX Runtime fails.
+        """
         self.signature.sizes_from_arrays(inputs)
         names = [spec.name for spec in self.signature.outputs]
-        return dict(zip(names, self.session.run(names, inputs), strict=True))
+        try:
+            return dict(zip(names, self.session.run(names, inputs), strict=True))
+        except Exception as error:  # ONNX Runtime raises its own classes, derived from Exception alone
+            raise BackendError(
+                f"ONNX Runtime failed on {', '.join(map(str, self.signature.inputs))}: {error}"
+            ) from error
 
 
 class OnnxRuntimeBackend:
@@ -45,8 +53,10 @@ class OnnxRuntimeBackend:
         self.default_precision: Precision = "fp32" if device is None else "fp16"
 
     def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
-        """Loads a module's graph."""
+        """Loads a module's graph; raises ``BundleError`` where it is missing or damaged."""
         entry = bundle.module(module)
+        if precision not in entry.graphs:
+            raise BundleError(f"{bundle.path}: {module} has no graph in {precision}, only in {', '.join(entry.graphs)}")
         graph = entry.graphs[precision]
         if graph.weights is not None:
             bundle.file(graph.weights)
@@ -56,8 +66,9 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         try:
             session = self._runtime.InferenceSession(str(path), options, providers=self._providers)
-        except Exception as error:  # ONNX Runtime raises its own classes, derived from Exception alone
+        except Exception as error:  # as above
             raise BundleError(f"{path}: ONNX Runtime {self._runtime.__version__} cannot load it: {error}") from error
+        _check_providers(self._providers, session.get_providers())
         return OnnxRuntimeModule(entry.signature, session)
 
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
@@ -66,6 +77,16 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Nothing to free: sessions go with their modules."""
+
+
+def _check_providers(wanted: list[Any], working: list[str]) -> None:
+    """ONNX Runtime itself only warns, and goes on without the provider that does not load."""
+    first = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    if first not in working:
+        raise BackendError(
+            f"ONNX Runtime cannot use its {first} here, only {', '.join(working)}: "
+            "the NVIDIA driver, CUDA or cuDNN is missing or too old; update them, or use the device cpu"
+        )
 
 
 def why_unavailable(*, cuda: bool) -> str | None:

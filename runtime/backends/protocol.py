@@ -48,6 +48,13 @@ class DenoisingLoop:
     per_step: Mapping[str, Array]
     noise: Array | None
 
+    def __post_init__(self) -> None:
+        steps = len(self.schedule)
+        if self.noise is None and self.schedule.sigma.any():
+            raise ValueError(f"{steps} steps at eta above 0 need noise")
+        if self.noise is not None and self.noise.shape != (steps, *self.x.shape):
+            raise ValueError(f"expected noise {(steps, *self.x.shape)}, one for every step, got {self.noise.shape}")
+
 
 class Backend(Protocol):
     """Loads modules and runs loops on one device. Thread-safe."""

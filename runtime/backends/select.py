@@ -1,5 +1,6 @@
 """Choosing a backend: by name, or the fastest one that can run this bundle here."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -36,17 +37,18 @@ def open_backend(bundle: Bundle, name: str = "auto", device: str | None = None) 
         return onnxruntime.OnnxRuntimeBackend(device=index)
     if device == "cpu":
         raise ValueError(f"{name} needs a GPU; use device cuda, or the backend onnxruntime")
-    return _tensorrt().open_tensorrt(name, index or 0)
+    backend: Backend = _tensorrt().open_tensorrt(name, index or 0)
+    return backend
 
 
 def device_index(device: str | None) -> int | None:
     """The CUDA device number of ``cuda`` or ``cuda:N``; None for ``cpu`` and None."""
     if device in (None, "cpu"):
         return None
-    kind, _, number = str(device).partition(":")
-    if kind != "cuda" or not (number or "0").isdigit():
+    match = re.fullmatch(r"cuda(?::([0-9]+))?", str(device))
+    if match is None:
         raise ValueError(f"unknown device {device!r}; expected cpu, cuda or cuda:N")
-    return int(number or 0)
+    return int(match[1] or 0)
 
 
 def why_unavailable(name: str) -> str | None:

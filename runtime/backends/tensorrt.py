@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ class TensorRTBackend:
     def __init__(self, name: str, trt: Any, device: Any) -> None:
         self.name, self.trt, self.device = name, trt, device
         self._lock = threading.Lock()
-        self._errors: list[str] = []
+        self._errors: deque[str] = deque(maxlen=3)
         self._modules: list[TensorRTModule] = []
         self._logger = _logger_into(self._errors, trt)
         self._runtime = trt.Runtime(self._logger)
@@ -246,11 +246,11 @@ class TensorRTBackend:
         return engine
 
     def last_error(self) -> str:
-        """What TensorRT logged last as an error."""
-        return self._errors[-1] if self._errors else "no reason given"
+        """What TensorRT logged last as errors."""
+        return "; ".join(self._errors) or "no reason given"
 
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
-        """Runs the loop on the device; ``denoiser`` must be a module of this backend."""
+        """Runs the loop on the device; ``denoiser`` must be of this backend, which ``on_step`` must not use."""
         if not isinstance(denoiser, TensorRTModule) or denoiser not in self._modules:
             raise TypeError(f"expected a module that this backend loaded, got {denoiser!r}")
         with self.working():
@@ -270,8 +270,8 @@ class TensorRTBackend:
             self.device.close()
 
 
-def _logger_into(errors: list[str], trt: Any) -> Any:
-    """A TensorRT logger that keeps errors, and passes everything on to ``logging``."""
+def _logger_into(errors: deque[str], trt: Any) -> Any:
+    """A TensorRT logger that keeps the last errors, and passes everything on to ``logging``."""
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
         trt.ILogger.Severity.ERROR: logging.ERROR,

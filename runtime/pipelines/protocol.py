@@ -20,6 +20,10 @@ class Sampling:
 class Pipeline(Protocol):
     """Turns prepared arrays into images. Thread-safe."""
 
+    def check(self, sampling: Sampling) -> None:
+        """Raises ``ValueError`` or ``TypeError`` for a way of sampling that the family does not have."""
+        ...
+
     def __call__(self, sketch: Array, reference: Array, sampling: Sampling, noise: Noise, on_step: OnStep) -> Array:
         """(B, 3, H, W) fp32 about [-1, 1], from sketch (B, 1, H, W) and reference (B, 3, H, W) in [-1, 1]."""
         ...

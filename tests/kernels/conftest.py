@@ -1,4 +1,4 @@
-"""Kernels run on the GPU where there is one, else under Triton's interpreter, which must be chosen before Triton loads."""
+"""Kernels run on the GPU where there is one, else under Triton's interpreter, which is chosen before Triton loads."""
 
 import os
 

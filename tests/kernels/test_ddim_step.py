@@ -84,7 +84,9 @@ def test_ddim_step_equals_the_sampler_in_numpy() -> None:
     shape, tables = (1, 3, 8, 8), schedule(eta=1.0)
     x, eps, noise = draw(shape), draw(shape, seed=1), draw(shape, seed=2)
     expected = ddim_step_in_numpy(x.cpu().numpy(), eps.cpu().numpy(), tables, 3, noise.cpu().numpy())
-    np.testing.assert_allclose(ddim_step(x, eps, coefficients(), 3, noise).cpu().numpy(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        ddim_step(x, eps, coefficients(), 3, noise).cpu().numpy(), expected, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("wrong", range(5), ids=["signal", "noise_level", "x0", "eps", "sigma"])
@@ -93,7 +95,8 @@ def test_ddim_step_shows_a_wrong_coefficient(wrong: int) -> None:
     table = coefficients()
     table[4, wrong] *= 1.001
     x, eps, noise = draw(shape), draw(shape, seed=1), draw(shape, seed=2)
-    right = ddim_step_reference(*doubled(x, eps, coefficients()), 4, noise.double())
+    x64, eps64, table64, noise64 = doubled(x, eps, coefficients(), noise)
+    right = ddim_step_reference(x64, eps64, table64, 4, noise64)
     assert (ddim_step(x, eps, table, 4, noise) - right).abs().max().item() > 10 * FLOOR
 
 

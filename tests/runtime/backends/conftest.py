@@ -1,20 +1,36 @@
 """A GPU in numpy, an engine made of the DDIM kernel, and loops to run on them."""
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from saishiki.runtime.backends.cubins import find_cubin, packed_arguments, read_cubin_index
-from saishiki.runtime.backends.cuda import driver_problem
+from saishiki.runtime.backends.cuda import INSTALL, driver_problem
 from saishiki.runtime.backends.device import ROW_BYTES, Memory, padded_bytes
 from saishiki.runtime.backends.protocol import DenoisingLoop
+from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.manifest import (
+    Certificate,
+    CheckpointEntry,
+    EngineEntry,
+    EngineKey,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    ModuleEntry,
+    PrecisionPolicy,
+    SamplerDefaults,
+)
 from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
-from saishiki.runtime.signature import Array, Signature, Sizes, TensorSpec
+from saishiki.runtime.signature import Array, Profile, Signature, Sizes, TensorSpec
 
+UNIT = {"batch": 1, "height": 1, "width": 1}
 IMAGE = ("batch", "3", "height", "width")
 SIGNATURE = Signature(
     inputs=(
@@ -63,7 +79,8 @@ class NumpyDevice:
         assert self.recording is None
         assert array.nbytes <= memory.nbytes
         self.log.append(f"upload {array.nbytes}")
-        self.heap[memory.address : memory.address + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.heap[memory.address : memory.address + array.nbytes] = content
 
     def download(self, memory: Memory, array: Array) -> None:
         assert self.recording is None
@@ -148,7 +165,9 @@ class KernelModule:
         return {"eps": step_in_numpy(noisy, condition, time[0], None)}
 
 
-def draw_loop(*, steps: int = 4, eta: float = 1.0, shape: tuple[int, ...] = (2, 3, 5, 7), seed: int = 0) -> DenoisingLoop:
+def draw_loop(
+    *, steps: int = 4, eta: float = 1.0, shape: tuple[int, ...] = (2, 3, 5, 7), seed: int = 0
+) -> DenoisingLoop:
     """A loop with random contents."""
     rng = np.random.default_rng(seed)
 
@@ -166,21 +185,65 @@ def draw_loop(*, steps: int = 4, eta: float = 1.0, shape: tuple[int, ...] = (2, 
     )
 
 
+def engine_entry(
+    content: bytes, *, target: str = "sm89", version: str, backend: str = "tensorrt-rtx", file: str = ""
+) -> EngineEntry:
+    """An engine of the denoiser in fp16 that fits the bundle of :func:`make_bundle`."""
+    key = EngineKey("weights-hash", "graph-hash", "", "fp16", backend, version, target)
+    entry = FileEntry(file or f"engines/denoiser.{target}", hashlib.sha256(content).hexdigest(), len(content))
+    return EngineEntry(backend, target, key, f"key-{target}", entry, 0.0, 0, 0, 0)
+
+
+def make_bundle(path: Path, engines: Sequence[EngineEntry], *, content: bytes = b"engine") -> Bundle:
+    """A bundle with one module, the denoiser, whose engine files hold ``content``."""
+    none = FileEntry("none", "", 0)
+    graph = GraphEntry(FileEntry("graph", "graph-hash", 0), FileEntry("weights", "weights-hash", 0), 1, 23)
+    wide = Profile({**UNIT, "width": 7}, {**UNIT, "width": 7}, {"batch": 4, "height": 12, "width": 7})
+    exact = {"batch": 2, "height": 16, "width": 7}
+    manifest = Manifest(
+        format_version=1,
+        saishiki_version="0",
+        family="animediffusion",
+        variant="published",
+        prediction="eps",
+        config={},
+        checkpoint=CheckpointEntry("a.ckpt", "", {}),
+        schedule=none,
+        sampler=SamplerDefaults("ddim", 10, 1.0, "noise"),
+        profiles=(wide, Profile(exact, exact, exact)),
+        modules={"denoiser": ModuleEntry(SIGNATURE, {"fp16": graph}, tuple(engines))},
+        precision=PrecisionPolicy("fp16", (), 0.0, ""),
+        parity=none,
+        certificate=Certificate("passed", "onnxruntime", {}, (), ()),
+        export_command="export-engines a.ckpt --targets rtx",
+    )
+    for engine in engines:
+        file = path / engine.file.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return Bundle(path, manifest)
+
+
 @dataclass(frozen=True)
 class Fakes:
     """What the tests of this folder share."""
 
-    signature: Signature = SIGNATURE
-    device: type[NumpyDevice] = NumpyDevice
-    engine: type[KernelEngine] = KernelEngine
-    module: type[KernelModule] = KernelModule
-    draw_loop: Callable[..., DenoisingLoop] = staticmethod(draw_loop)
+    signature: Signature
+    device: type[NumpyDevice]
+    engine: type[KernelEngine]
+    module: type[KernelModule]
+    draw_loop: Callable[..., DenoisingLoop]
+    step_in_numpy: Callable[..., Array]
+    engine_entry: Callable[..., EngineEntry]
+    make_bundle: Callable[..., Bundle]
 
 
 @pytest.fixture
 def fakes() -> Fakes:
     """The classes and functions of this file; test files cannot import one another."""
-    return Fakes()
+    return Fakes(
+        SIGNATURE, NumpyDevice, KernelEngine, KernelModule, draw_loop, step_in_numpy, engine_entry, make_bundle
+    )
 
 
 @pytest.fixture
@@ -188,4 +251,4 @@ def needs_gpu() -> None:
     """Skips a test where there is no GPU, or nothing to reach it with."""
     if problem := driver_problem():
         pytest.skip(f"needs an NVIDIA GPU of compute capability 8.0 or newer: {problem}")
-    pytest.importorskip("cuda.core", reason="needs cuda-core: pip install 'saishiki[rtx]'")
+    pytest.importorskip("cuda.core", reason=f"needs cuda-core: {INSTALL}", exc_type=ImportError)
