@@ -1,15 +1,15 @@
-"""``python benchmarks/gpu_battery.py -o OUT``: everything worth measuring on the first minutes with a GPU, in one go.
+"""``python benchmarks/gpu_battery.py -o FOLDER``: everything worth measuring on the first minutes with a GPU.
 
-Made for a machine that is bare, offline and lent for minutes. Each part runs in a process of its own with a time limit;
-one that fails, hangs or crashes is recorded with its last words and stops nothing. Parts write as they go, so what a
-killed part had measured is kept. Everything lands in ``OUT/gpu_battery.json`` (default
+Made for a machine that is bare, offline and at hand for minutes only. Each part runs in a process of its own with a
+time limit; one that fails, hangs or crashes is recorded with its last words and stops nothing. Parts write as they go,
+so what a killed part had measured is kept. Everything lands in ``FOLDER/gpu_battery.json`` (default
 ``benchmarks/results/<gpu>/gpu_battery.json``), which is rewritten after every part.
 
 It runs from a plain checkout: where ``saishiki`` is not installed, the script makes the namespace package out of links
 in a temporary folder. Without pip, put what is missing on the path: unpacked wheels of ``msgspec``, ``cuda-core`` (1.0
 or newer; older ones have other names) and, for RTX engines, ``tensorrt_rtx`` with its libraries::
 
-    PYTHONPATH=/tmp/site python3 benchmarks/gpu_battery.py -o "$OUT" --commit "$(cat COMMIT)"
+    PYTHONPATH=site python3 benchmarks/gpu_battery.py -o results --commit 1a2b3c4
 
 ``--bundle DIR`` adds the engines of a bundle, ``--only part,part`` runs some parts, ``--dry-run`` runs everything that
 does not need a GPU at tiny sizes, to see that the script itself is sound. It never changes a setting of the GPU.
@@ -638,7 +638,7 @@ def _short(value: Any) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     parser.add_argument("--bundle", type=Path, metavar="DIR")
     parser.add_argument("--only", metavar="PARTS", help=f"some of: {','.join(PARTS)}")
     parser.add_argument("--commit", default=None, help="default: what git says of this checkout")

@@ -1,6 +1,6 @@
 """From a trained checkpoint to a bundle of ONNX graphs and engines, with proof that they compute the same.
 
-The names are loaded on first use: the process that builds an engine imports this package too, and must not load PyTorch.
+The names are loaded on first use: the process that builds an engine imports this package too, without PyTorch.
 """
 
 from importlib import import_module

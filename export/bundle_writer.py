@@ -9,10 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from saishiki.runtime.bundle import file_entry
 from saishiki.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, json_from_manifest
@@ -68,45 +67,46 @@ def _is_unfinished(output: Path) -> bool:
 def draft_bundle(output: Path) -> Iterator[BundleDraft]:
     """A draft beside the output, removed afterwards unless it was committed; drafts of killed exports are removed."""
     parent = output.absolute().parent
-    remove_stale_drafts(output)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=PARTIAL, dir=parent))
-    try:
-        folder.chmod(0o755)
-        with _locked_marker(folder):
-            yield BundleDraft(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        # Locked, so that no other export sees this draft before its marker is.
+        with _locked(os.open(parent, os.O_RDONLY)):
+            _remove_stale_drafts(output)
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=PARTIAL, dir=parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder.chmod(0o755)
+            stack.enter_context(_locked(os.open(folder / MARKER, os.O_RDONLY | os.O_CREAT, 0o644)))
+        yield BundleDraft(folder)
 
 
 @contextmanager
-def _locked_marker(folder: Path) -> Iterator[None]:
-    # It gets its name once it is locked, so that no other export can take this draft for a stale one.
-    unnamed = folder / f"{MARKER}{PARTIAL}"
-    with unnamed.open("w") as marker:
+def _locked(descriptor: int) -> Iterator[None]:
+    """Closes the descriptor afterwards, which unlocks it too."""
+    try:
         # A file system without locks serves all the same; drafts that killed exports leave there stay.
         with suppress(OSError):
-            fcntl.flock(marker, fcntl.LOCK_EX)
-        os.rename(unnamed, folder / MARKER)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def remove_stale_drafts(output: Path) -> None:
+def _remove_stale_drafts(output: Path) -> None:
     """Removes the drafts of ``output`` whose export was killed: nobody holds the lock on their marker."""
-    prefix, parent = f".{output.name}.", output.absolute().parent
-    for folder in parent.iterdir():
-        if folder.name.startswith(prefix) and folder.name.endswith(PARTIAL):
-            # Another export may be removing the same one.
-            with suppress(FileNotFoundError), (folder / MARKER).open() as marker:
-                if _try_lock(marker):
-                    shutil.rmtree(folder, ignore_errors=True)
+    prefix = f".{output.name}."
+    for folder in output.absolute().parent.iterdir():
+        if folder.name.startswith(prefix) and folder.name.endswith(PARTIAL) and _is_stale(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try_lock(marker: IO[str]) -> bool:
+def _is_stale(folder: Path) -> bool:
     try:
-        fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / MARKER).open() as marker:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except FileNotFoundError:
+        return folder.is_dir() and not any(folder.iterdir())
     except OSError:
         return False
-    return True
 
 
 def commit_bundle(draft: BundleDraft, manifest: Manifest, output: Path, *, overwrite: bool) -> None:

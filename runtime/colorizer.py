@@ -26,7 +26,7 @@ from saishiki.runtime.images import (
     uint8_from_normalized,
 )
 from saishiki.runtime.manifest import Manifest, Precision
-from saishiki.runtime.noise import Noise, draw_noise, seeds_for
+from saishiki.runtime.noise import Noise, NoiseSource, seeds_for
 from saishiki.runtime.pipelines import Pipeline, Sampling, load_pipeline
 from saishiki.runtime.signature import Array, Profile
 from saishiki.runtime.thin_plate_spline import draw_control_points, warp_image
@@ -139,6 +139,8 @@ class Colorizer:
     ) -> Any:
         """A coloured picture of the sketch's size for every sketch: one, or a list where a list was given.
 
+        With ``fit="crop"`` it is the size of the part of the sketch that was coloured.
+
         Args:
             sketch: a path, bytes, a PIL image or an array, (H, W) or (H, W, 3 or 4); or a list of them.
             reference: the same, one for every sketch.
@@ -164,13 +166,12 @@ class Colorizer:
         sampling = self._sampling(steps, eta, start)
         height, width = self._working_size(size)
         seeds = seeds_for(seed, len(sketches))
+        warps = seeds if distort_reference else (None,) * len(seeds)
         prepared = [
             prepare(s, r, height=height, width=width, fit=fit, line_art=line_art, warp_seed=warp)
-            for s, r, warp in zip(
-                sketches, references, seeds if distort_reference else [None] * len(seeds), strict=True
-            )
+            for s, r, warp in zip(sketches, references, warps, strict=True)
         ]
-        noises = _NoiseSource(noise, seeds, (3, height, width), sampling.steps if sampling.eta > 0 else 0)
+        noises = NoiseSource(noise, seeds, (3, height, width), sampling.steps if sampling.eta > 0 else 0)
         parts = [slice(first, first + self.max_batch) for first in range(0, len(prepared), self.max_batch)]
         on_step = _on_step(sampling.steps * len(parts), progress, cancel)
         images = np.concatenate([self._run(prepared[part], noises.of(part), sampling, on_step) for part in parts])
@@ -282,43 +283,6 @@ def _check_size(height: int, width: int, multiples: Mapping[str, int], profiles:
     if not any(profile.holds({"height": height, "width": width}) for profile in profiles):
         ranges = "; ".join(str(profile) for profile in profiles)
         raise ValueError(f"size {height}x{width} is in none of the bundle's profiles ({ranges}); export it with --size")
-
-
-@dataclass(frozen=True)
-class _NoiseSource:
-    """The noise of a whole batch, given or still to be drawn, a part of it at a time."""
-
-    given: Noise | Array | None
-    seeds: tuple[int, ...]
-    shape: tuple[int, int, int]
-    steps: int
-
-    def __post_init__(self) -> None:
-        batch = (len(self.seeds), *self.shape)
-        if isinstance(self.given, Noise):
-            _check_noise("step noise", self.given.steps, (self.steps, *batch) if self.steps else None)
-        if self.given is not None:
-            _check_noise("start noise", self.given.start if isinstance(self.given, Noise) else self.given, batch)
-
-    def of(self, part: slice) -> Noise:
-        """The noise of some of the images."""
-        if isinstance(self.given, Noise):
-            steps = None if self.given.steps is None else self.given.steps[:, part]
-            return Noise(self.given.start[part], steps)
-        drawn = draw_noise(self.seeds[part], self.shape, steps=self.steps)
-        return drawn if self.given is None else Noise(self.given[part], drawn.steps)
-
-
-def _check_noise(name: str, noise: Array | None, shape: tuple[int, ...] | None) -> None:
-    found = None if noise is None else np.shape(noise)
-    if found != shape:
-        raise ValueError(f"{name}: expected {shape or 'None at eta 0'}, got {found}")
-    if noise is None:
-        return
-    if not isinstance(noise, np.ndarray) or noise.dtype != np.float32:
-        raise ValueError(f"{name}: expected float32, got {getattr(noise, 'dtype', type(noise).__name__)}")
-    if not np.isfinite(noise).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
 
 
 def _on_step(total: int, progress: Progress | None, cancel: Event | None) -> OnStep:

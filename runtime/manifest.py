@@ -201,7 +201,9 @@ def manifest_from_json(text: bytes, *, source: str) -> Manifest:
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(_version_message(version, source))
-        return msgspec.convert(fields | {"certificate": _nan_from_null(fields.get("certificate"))}, Manifest)
+        if "certificate" in fields:
+            fields["certificate"] = _nan_from_null(fields["certificate"])
+        return msgspec.convert(fields, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{source}: not a valid manifest ({error}); export the checkpoint again") from error
 

@@ -112,6 +112,9 @@ class _LoadsOnce:
     def default_precision(self) -> Precision:
         return self._backend.default_precision
 
+    def check(self, bundle: Bundle, module: str, precision: Precision) -> None:
+        self._backend.check(bundle, module, precision)
+
     def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
         key = module, precision
         if key not in self._modules:

@@ -110,6 +110,8 @@ def _config(builder: Any, request: BuildRequest, trt: Any) -> Any:
 def _set_target(config: Any, target: Target, trt: Any) -> None:
     """TensorRT-RTX builds for any capability it knows, enterprise TensorRT for the GPU that is there."""
     if hasattr(trt, "ComputeCapability"):
+        # Without it an engine cannot be recorded into a CUDA graph; the runtime brings the memory.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.sm}"), 0)
 

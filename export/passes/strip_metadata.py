@@ -10,17 +10,13 @@ def strip_metadata(model: ir.Model, signature: Signature) -> None:
     model.metadata_props.clear()
     model.doc_string = None
     model.producer_name, model.producer_version = "saishiki", None
-    model.graph.metadata_props.clear()
-    model.graph.doc_string = None
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        _strip_value(value)
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            _strip_value(value)
+    for graph in model.graphs():
+        _strip(graph)
+        values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+        for noted in (*graph, *values):
+            _strip(noted)
 
 
-def _strip_value(value: ir.Value) -> None:
-    value.metadata_props.clear()
-    value.doc_string = None
+def _strip(noted: ir.Graph | ir.Function | ir.Node | ir.Value) -> None:
+    noted.metadata_props.clear()
+    noted.doc_string = None

@@ -7,7 +7,7 @@ from saishiki.runtime.backends.host_loop import run_loop_on_host
 from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError, BundleError
-from saishiki.runtime.manifest import Precision
+from saishiki.runtime.manifest import GraphEntry, Precision
 from saishiki.runtime.signature import Array, Signature
 
 NAME = "onnxruntime"
@@ -52,12 +52,16 @@ class OnnxRuntimeBackend:
         # fp16 graphs run in fp32 arithmetic on the CPU, behind casts: nothing is gained there.
         self.default_precision: Precision = "fp32" if device is None else "fp16"
 
+    def check(self, bundle: Bundle, module: str, precision: Precision) -> GraphEntry:
+        """The graph of a module; raises ``BackendError`` where the bundle has none in this precision."""
+        graphs = bundle.module(module).graphs
+        if precision not in graphs:
+            raise BackendError(f"{bundle.path}: {module} has no graph in {precision}, only in {', '.join(graphs)}")
+        return graphs[precision]
+
     def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
-        """Loads a module's graph; raises ``BundleError`` where it is missing or damaged."""
-        entry = bundle.module(module)
-        if precision not in entry.graphs:
-            raise BundleError(f"{bundle.path}: {module} has no graph in {precision}, only in {', '.join(entry.graphs)}")
-        graph = entry.graphs[precision]
+        """Loads a module's graph; raises ``BundleError`` where a file is missing or damaged."""
+        entry, graph = bundle.module(module), self.check(bundle, module, precision)
         if graph.weights is not None:
             bundle.file(graph.weights)
         path = bundle.file(graph.graph)

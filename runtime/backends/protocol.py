@@ -69,6 +69,10 @@ class Backend(Protocol):
         """The precision it runs best in."""
         ...
 
+    def check(self, bundle: Bundle, module: str, precision: Precision) -> object:
+        """Raises ``BackendError`` where the manifest tells that a module cannot be loaded here; reads no file."""
+        ...
+
     def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
         """Loads a module. Raises ``BackendError`` where the bundle has nothing for this backend and device."""
         ...

@@ -29,16 +29,13 @@ def open_backend(bundle: Bundle, name: str = "auto", device: str | None = None) 
     Raises ``BackendError`` where it cannot run here, ``ValueError`` for an unknown name or device.
     """
     index = device_index(device)
-    if name == "auto":
-        name = _fastest(bundle, device)
-    if name not in BACKENDS:
+    if name not in ("auto", *BACKENDS):
         raise ValueError(f"unknown backend {name!r}; expected auto or one of {', '.join(BACKENDS)}")
-    if name == "onnxruntime":
-        return onnxruntime.OnnxRuntimeBackend(device=index)
-    if device == "cpu":
+    if device == "cpu" and name not in ("auto", "onnxruntime"):
         raise ValueError(f"{name} needs a GPU; use device cuda, or the backend onnxruntime")
-    backend: Backend = _tensorrt().open_tensorrt(name, index or 0)
-    return backend
+    if name == "auto" and device != "cpu":
+        return _fastest(bundle, index)
+    return _open("onnxruntime" if name == "auto" else name, index)
 
 
 def device_index(device: str | None) -> int | None:
@@ -56,17 +53,37 @@ def why_unavailable(name: str) -> str | None:
     return _UNAVAILABLE[name]()
 
 
-def _fastest(bundle: Bundle, device: str | None) -> str:
-    if device == "cpu":
-        return "onnxruntime"
+def _fastest(bundle: Bundle, index: int | None) -> Backend:
+    """The first backend that has engines in the bundle which run here; raises ``BackendError`` with every reason."""
     built = {engine.backend for module in bundle.manifest.modules.values() for engine in module.engines}
     reasons = []
     for name in BACKENDS:
-        reason = why_unavailable(name) if name in built or name == "onnxruntime" else "the bundle has no such engines"
-        if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}")
+        if name != "onnxruntime" and name not in built:
+            reasons.append(f"{name}: the bundle has no such engines")
+            continue
+        try:
+            return _suitable(_open(name, index), bundle)
+        except BackendError as error:
+            reasons.append(f"{name}: {error}")
     raise BackendError("no backend can run this bundle here; " + "; ".join(reasons))
+
+
+def _open(name: str, index: int | None) -> Backend:
+    if name == "onnxruntime":
+        return onnxruntime.OnnxRuntimeBackend(device=index)
+    backend: Backend = _tensorrt().open_tensorrt(name, index or 0)
+    return backend
+
+
+def _suitable(backend: Backend, bundle: Bundle) -> Backend:
+    """The backend, if it can run every module of the bundle; else it is closed, and the reason raised."""
+    try:
+        for name, module in bundle.manifest.modules.items():
+            backend.check(bundle, name, module.closest(backend.default_precision))
+    except BackendError:
+        backend.close()
+        raise
+    return backend
 
 
 def _tensorrt() -> Any:

@@ -225,14 +225,18 @@ class TensorRTBackend:
             self.device.make_current()
             yield
 
-    def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
-        """Loads a module's engine. Raises ``BackendError`` where the bundle has none that runs here."""
-        target = self.device.target
-        version = self.trt.__version__
+    def check(self, bundle: Bundle, module: str, precision: Precision) -> EngineEntry:
+        """The engine of a module that runs here; raises ``BackendError`` where the manifest tells that there is none."""
+        version, target = self.trt.__version__, self.device.target
         entry = choose_engine(
             bundle, module, backend=self.name, precision=precision, builder_version=version, target=target
         )
         check_engine(entry, builder_version=version, target=target, bundle=bundle)
+        return entry
+
+    def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
+        """Loads a module's engine. Raises ``BackendError`` where the bundle has none that runs here."""
+        entry = self.check(bundle, module, precision)
         with self.working():
             loaded = TensorRTModule(self, entry, bundle, module)
             self._modules.append(loaded)

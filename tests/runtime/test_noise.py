@@ -1,20 +1,18 @@
 import numpy as np
 import pytest
 
-from saishiki.runtime.noise import draw_noise, seeds_for
+from saishiki.runtime.noise import NoiseSource, draw_noise, seeds_for
 
 
 def test_draw_noise_is_the_same_for_ever():
     noise = draw_noise((0, 7), (3, 2, 2), steps=1)
-    np.testing.assert_array_equal(
-        noise.start[0, 0].ravel(), np.float32([-0.24822916, -0.02676702, -1.9444163, 0.524578])
-    )
-    np.testing.assert_array_equal(
-        noise.start[1, 2].ravel(), np.float32([0.4782218, 0.3224638, 0.96547824, -0.59112996])
-    )
-    np.testing.assert_array_equal(
-        noise.steps[0, 1, 2].ravel(), np.float32([-1.3329269, 1.1509175, -0.2585544, 0.93750393])
-    )
+    got = [noise.start[0, 0], noise.start[1, 2], noise.steps[0, 1, 2]]
+    want = [
+        [[-0.24822916, -0.02676702], [-1.9444163, 0.524578]],
+        [[0.4782218, 0.3224638], [0.96547824, -0.59112996]],
+        [[-1.3329269, 1.1509175], [-0.2585544, 0.93750393]],
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_draw_noise_shapes():
@@ -75,3 +73,33 @@ def test_seeds_for_refuses(seed, batch, message):
 def test_seeds_for_must_be_whole(seed):
     with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
         seeds_for(seed, 1)
+
+
+SHAPE = (3, 4, 4)
+
+
+def test_noise_source_draws_a_part_as_it_would_the_whole():
+    whole, source = draw_noise((5, 6, 7), SHAPE, steps=2), NoiseSource(None, (5, 6, 7), SHAPE, 2)
+    np.testing.assert_array_equal(source.of(slice(1, 3)).start, whole.start[1:])
+    np.testing.assert_array_equal(source.of(slice(1, 3)).steps, whole.steps[:, 1:])
+    np.testing.assert_array_equal(source.of(slice(2, 9)).start, whole.start[2:])
+
+
+def test_noise_source_hands_out_what_was_given():
+    given, drawn = draw_noise((1, 2, 3), SHAPE, steps=2), draw_noise((5, 6, 7), SHAPE, steps=2)
+    both = NoiseSource(given, (5, 6, 7), SHAPE, 2).of(slice(0, 2))
+    np.testing.assert_array_equal(both.start, given.start[:2])
+    np.testing.assert_array_equal(both.steps, given.steps[:, :2])
+    start_only = NoiseSource(given.start, (5, 6, 7), SHAPE, 2).of(slice(2, 4))
+    np.testing.assert_array_equal(start_only.start, given.start[2:])
+    np.testing.assert_array_equal(start_only.steps, drawn.steps[:, 2:])
+
+
+def test_noise_source_refuses_other_shapes():
+    given = draw_noise((1, 2), SHAPE, steps=2)
+    with pytest.raises(ValueError, match=r"start noise: expected \(3, 3, 4, 4\), got \(2, 3, 4, 4\)"):
+        NoiseSource(given.start, (5, 6, 7), SHAPE, 2)
+    with pytest.raises(ValueError, match=r"step noise: expected \(9, 2, 3, 4, 4\), got \(2, 2, 3, 4, 4\)"):
+        NoiseSource(given, (5, 6), SHAPE, 9)
+    with pytest.raises(ValueError, match="step noise: expected None at eta 0, got"):
+        NoiseSource(given, (5, 6), SHAPE, 0)
