@@ -5,6 +5,8 @@ modules with their signatures, the hash of every file, what each engine was buil
 certificate.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -201,11 +203,21 @@ def manifest_from_json(text: bytes, *, source: str) -> Manifest:
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(_version_message(version, source))
+        stated, digest = fields.pop("digest", None), digest_of(fields)
         if "certificate" in fields:
             fields["certificate"] = _nan_from_null(fields["certificate"])
-        return msgspec.convert(fields, Manifest)
+        manifest = msgspec.convert(fields, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{source}: not a valid manifest ({error}); export the checkpoint again") from error
+    if stated != digest:
+        raise BundleError(f"{source}: damaged (its content is not what its digest says); copy it again, or export again")
+    return manifest
+
+
+def digest_of(fields: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's fields as plain JSON data, without ``digest`` itself."""
+    text = json.dumps({name: value for name, value in fields.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _nan_from_null(value: Any) -> Any:
@@ -227,5 +239,6 @@ def _version_message(version: object, source: str) -> str:
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON, with a stable order of fields; NaN and infinity become null."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """The manifest as indented JSON, with a stable order of fields and their digest; NaN and infinity become null."""
+    fields = msgspec.json.decode(msgspec.json.encode(manifest))
+    return msgspec.json.format(msgspec.json.encode(fields | {"digest": digest_of(fields)}), indent=2) + b"\n"

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from saishiki.runtime.manifest import digest_of
+
 
 def copy_bundle(bundle: Path, folder: Path) -> Path:
     """A copy inside ``folder`` that a test may change."""
@@ -16,11 +18,11 @@ def copy_bundle(bundle: Path, folder: Path) -> Path:
 
 
 def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Changes the manifest as plain JSON."""
+    """Changes the manifest as plain JSON, and its digest with it."""
     path = bundle / "manifest.json"
     fields = json.loads(path.read_text())
     edit(fields)
-    path.write_text(json.dumps(fields))
+    path.write_text(json.dumps(fields | {"digest": digest_of(fields)}))
 
 
 def flip_byte(file: Path) -> None:

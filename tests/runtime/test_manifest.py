@@ -108,3 +108,15 @@ def test_file_entry_outside_the_bundle(fields, path):
     fields["schedule"]["path"] = path
     with pytest.raises(BundleError, match="is not inside the bundle"):
         read(fields)
+
+
+def test_manifest_notices_a_changed_value_that_is_still_valid(fields):
+    fields["sampler"]["eta"] = 0.0
+    with pytest.raises(BundleError, match=r"x/manifest.json: damaged \(its content is not what its digest says\)"):
+        read(fields)
+
+
+def test_manifest_without_a_digest_is_refused(fields):
+    del fields["digest"]
+    with pytest.raises(BundleError, match="damaged"):
+        read(fields)
