@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
+from saishiki.runtime.backends import BACKENDS, diagnose, open_backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.canvas import Mode
 from saishiki.runtime.cli_errors import exit_on_error
@@ -150,7 +150,7 @@ def doctor() -> None:
     """Say which backends work here, and why the others do not; exit code 1 where none works."""
     console = Console()
     console.print(f"saishiki {version('saishiki')}, Python {platform.python_version()}, {platform.platform()}")
-    reasons = {name: why_unavailable(name) for name in BACKENDS}
+    reasons = diagnose()
     for name, reason in reasons.items():
         console.print(f"[green]works[/]        {name}" if reason is None else f"[red]unavailable[/]  {name}: ", end="")
         console.print("" if reason is None else reason, markup=False, highlight=False, soft_wrap=True)

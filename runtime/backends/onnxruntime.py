@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from saishiki.runtime.backends.cuda import driver_problem
 from saishiki.runtime.backends.host_loop import run_loop_on_host
 from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep
 from saishiki.runtime.bundle import Bundle
@@ -99,7 +100,7 @@ def why_unavailable(*, cuda: bool) -> str | None:
         _providers(_import_onnxruntime(), 0 if cuda else None)
     except BackendError as error:
         return str(error)
-    return None
+    return driver_problem() if cuda else None
 
 
 def _import_onnxruntime() -> Any:

@@ -53,6 +53,16 @@ def why_unavailable(name: str) -> str | None:
     return _UNAVAILABLE[name]()
 
 
+def diagnose() -> dict[str, str | None]:
+    """Why each backend cannot run on each kind of device here, or None where it can; the fastest first."""
+    return {
+        "tensorrt-rtx on cuda": why_unavailable("tensorrt-rtx"),
+        "tensorrt on cuda": why_unavailable("tensorrt"),
+        "onnxruntime on cuda": onnxruntime.why_unavailable(cuda=True),
+        "onnxruntime on cpu": onnxruntime.why_unavailable(cuda=False),
+    }
+
+
 def _fastest(bundle: Bundle, index: int | None) -> Backend:
     """The first backend that has engines in the bundle which run here; raises ``BackendError`` with every reason."""
     built = {engine.backend for module in bundle.manifest.modules.values() for engine in module.engines}

@@ -278,15 +278,16 @@ def test_doctor():
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("saishiki ")
-    assert [line.split()[1].rstrip(":") for line in lines[1:]] == ["tensorrt-rtx", "tensorrt", "onnxruntime"]
-    assert lines[-1].split() == ["works", "onnxruntime"]
+    names = ["tensorrt-rtx on cuda", "tensorrt on cuda", "onnxruntime on cuda", "onnxruntime on cpu"]
+    assert [" ".join(line.split()[1:4]).rstrip(":") for line in lines[1:]] == names
+    assert lines[-1].split() == ["works", "onnxruntime", "on", "cpu"]
 
 
 def test_doctor_where_nothing_works(monkeypatch):
-    monkeypatch.setattr(cli, "why_unavailable", lambda name: f"no {name} [here]")
+    monkeypatch.setattr(cli, "diagnose", lambda: {"tensorrt-rtx on cuda": "no driver [here]"})
     result = run(cli.main, "doctor")
     assert result.exit_code == 1
-    assert "unavailable  tensorrt-rtx: no tensorrt-rtx [here]" in result.stdout
+    assert "unavailable  tensorrt-rtx on cuda: no driver [here]" in result.stdout
 
 
 def test_unknown_command():
