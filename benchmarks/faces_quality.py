@@ -1,10 +1,10 @@
 """Image quality of the demo checkpoint on held-out characters: PyTorch fp32, and every engine that runs here.
 
-    python benchmarks/faces_quality.py [--heldout examples/faces/heldout] [--output benchmarks/results/cpu/faces_quality.json]
+    python benchmarks/faces_quality.py [--heldout FOLDER] [--output benchmarks/results/cpu/faces_quality.json]
 
 For every system: PSNR and MS-SSIM against the true pictures, and PSNR against PyTorch fp32 run with the same noise, of
-which the mean and the worst picture are given. Ten DDIM steps, eta 1 as published, one seed per character. ``--heldout``
-takes any folder that ``render.mjs --split heldout --png`` wrote.
+which the mean and the worst picture are given. Ten DDIM steps, eta 1 as published, one seed per character.
+``--heldout`` takes any folder that ``render.mjs --split heldout --png`` wrote.
 """
 
 import argparse

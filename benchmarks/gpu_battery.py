@@ -174,6 +174,12 @@ def ddim_step(x: Any) -> Callable[..., Any]:
     return ddim_step if x.is_cuda else ddim_step_reference
 
 
+def half_inside(denoiser: Any) -> Callable[..., Any]:
+    """The module in fp16 behind casts, as its engines are."""
+    half = denoiser.half()
+    return lambda *inputs: half(*(tensor.half() for tensor in inputs)).float()
+
+
 def build_network(options: Options, *, half: bool, channels_last: bool) -> Network:
     """The published size at 256 x 256, batch 1, seed 0: the same weights and inputs at every call."""
     import torch
@@ -191,7 +197,7 @@ def build_network(options: Options, *, half: bool, channels_last: bool) -> Netwo
     denoiser: Any = parts["denoiser"]
     denoiser = denoiser.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Network(
-        denoiser=denoiser.half() if half else denoiser,
+        denoiser=half_inside(denoiser) if half else denoiser,
         noisy=noisy.to(options.device),
         condition=condition.clamp(-1, 1).to(options.device),
         time=projections.detach(),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime
 import torch
 from safetensors.numpy import save_file
@@ -22,8 +23,9 @@ from saishiki.export.engines import (
     hash_of_key,
     installed_builder,
 )
-from saishiki.export.onnx_graph import OPSET, onnx_from_module
-from saishiki.export.precision import fp32_modules, half_module, islands_of, scan_ranges
+from saishiki.export.half_graph import half_graph
+from saishiki.export.onnx_graph import OPSET, trace, write_graph
+from saishiki.export.precision import fp32_modules, islands_of, scan_ranges
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
 from saishiki.export.request import ExportRequest
 from saishiki.models import Checkpoint, Family, LoadedModel, read_checkpoint, recognize
@@ -177,13 +179,12 @@ def _round_up(value: int, multiple: int) -> int:
 def _write_graphs(draft: BundleDraft, source: _Source, name: str, policy: PrecisionPolicy) -> ModuleEntry:
     module, signature = source.model.modules[name], source.model.signatures[name]
     sizes = {symbol: TRACE_SIZES[symbol] * signature.multiples.get(symbol, 1) for symbol in signature.symbols}
-    variants: dict[Precision, torch.nn.Module] = {"fp32": module}
+    models: dict[Precision, ir.Model] = {"fp32": trace(module, signature, sizes)}
     if name not in policy.fp32_modules:
-        variants["fp16"] = half_module(module, islands_of(name, policy.fp32_modules))
+        models["fp16"] = half_graph(models["fp32"], keep_fp32=islands_of(name, policy.fp32_modules))
     graphs: dict[Precision, GraphEntry] = {}
-    for precision, variant in variants.items():
-        path = draft.folder("onnx") / f"{name}.{precision}.onnx"
-        graph = onnx_from_module(variant, signature, sizes, path)
+    for precision, model in models.items():
+        graph = write_graph(model, signature, draft.folder("onnx") / f"{name}.{precision}.onnx")
         graphs[precision] = GraphEntry(
             graph=draft.entry(graph.path), weights=draft.entry(graph.weights), nodes=graph.nodes, opset=OPSET
         )

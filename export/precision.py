@@ -84,33 +84,6 @@ def islands_of(name: str, kept: Iterable[str]) -> tuple[str, ...]:
     return tuple(other[len(name) + 1 :] for other in kept if f"{other}.".startswith(f"{name}."))
 
 
-def half_module(module: nn.Module, keep_fp32: Iterable[str]) -> nn.Module:
-    """A copy of the module in fp16, but for the named submodules, which compute in fp32 behind casts.
-
-    The module itself must take and give fp32, whatever the dtype of its weights.
-    """
-    half = copy.deepcopy(module)
-    names = tuple(keep_fp32)
-    if "" in names:
-        return half
-    half.half()
-    for name in names:
-        island = half.get_submodule(name).float()
-        _copy_weights(island, module.get_submodule(name))
-        island.register_forward_pre_hook(lambda _, inputs: tuple(_as(x, torch.float32) for x in inputs))
-        island.register_forward_hook(lambda _, __, output: output.to(torch.float16))
-    return half
-
-
-def _copy_weights(target: nn.Module, source: nn.Module) -> None:
-    # Going through fp16 has rounded them, or made them infinite.
-    target.load_state_dict(source.state_dict())
-
-
-def _as(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) else value
-
-
 class _RoundToHalf(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Every published case of every family: one test per case, for the PyTorch network and for the exported fp32 ONNX.
 
-``SAISHIKI_CONFORMANCE`` names the folder of the cases. A family that is not built yet is skipped by name; a module that no
-runner knows fails.
+``SAISHIKI_CONFORMANCE`` names the folder of the cases. A family that is not built yet is skipped by name; a module that
+no runner knows fails.
 """
 
 from collections.abc import Callable, Mapping

@@ -26,7 +26,7 @@ class TimeProjection(nn.Module):
 class Denoiser(nn.Module):
     """noisy: (B, 3, H, W), condition: (B, 4, H, W) sketch | reference, time: (B, P) -> eps: (B, 3, H, W).
 
-    Runs every step. All four are fp32 whatever the dtype of the weights.
+    Runs every step.
     """
 
     def __init__(self, unet: UNet) -> None:
@@ -34,10 +34,7 @@ class Denoiser(nn.Module):
         self.unet = unet
 
     def forward(self, noisy: Tensor, condition: Tensor, time: Tensor) -> Tensor:
-        # The narrowest, because islands of a half network keep fp32 weights.
-        dtype = min((parameter.dtype for parameter in self.unet.parameters()), key=lambda dtype: dtype.itemsize)
-        x = torch.cat([noisy, condition], dim=1).to(dtype)
-        return self.unet.denoise(x, time.to(dtype)).to(torch.float32)
+        return self.unet.denoise(torch.cat([noisy, condition], dim=1), time)
 
 
 def modules(network: AnimeDiffusion) -> dict[str, nn.Module]:

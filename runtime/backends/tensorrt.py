@@ -226,7 +226,7 @@ class TensorRTBackend:
             yield
 
     def check(self, bundle: Bundle, module: str, precision: Precision) -> EngineEntry:
-        """The engine of a module that runs here; raises ``BackendError`` where the manifest tells that there is none."""
+        """The engine of a module that runs here; raises ``BackendError`` where the manifest shows that none does."""
         version, target = self.trt.__version__, self.device.target
         entry = choose_engine(
             bundle, module, backend=self.name, precision=precision, builder_version=version, target=target

@@ -19,7 +19,8 @@ from safetensors.torch import save_file  # noqa: E402
 
 from saishiki.export import ExportRequest, ExportResult, export_bundle, parse_profiles  # noqa: E402
 from saishiki.export import pipeline as pipeline_module  # noqa: E402
-from saishiki.export.onnx_graph import OnnxGraph, onnx_from_module  # noqa: E402
+from saishiki.export.half_graph import half_graph  # noqa: E402
+from saishiki.export.onnx_graph import OnnxGraph, trace, write_graph  # noqa: E402
 from saishiki.models import LoadOptions  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusion, AnimeDiffusionConfig  # noqa: E402
 from saishiki.runtime.schedule import linear_betas  # noqa: E402
@@ -68,6 +69,20 @@ def smallest_bundle(smallest_export: ExportResult, tmp_path: Path) -> Path:
     return Path(shutil.copytree(smallest_export.bundle, tmp_path / "copy.saishiki"))
 
 
+@dataclass(frozen=True)
+class Untraced:
+    """What takes the place of a traced graph until it turns out that it is needed."""
+
+    module: Any
+    signature: Any
+    sizes: Any
+    islands: Any = None
+
+    def traced(self, change: Callable[[Any], Any]) -> Any:
+        model = trace(change(self.module), self.signature, self.sizes)
+        return model if self.islands is None else half_graph(model, keep_fp32=self.islands)
+
+
 @pytest.fixture
 def reused_graphs(smallest_export: ExportResult, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Exports of the smallest checkpoint take their graphs from the first one, but for those that are to be changed.
@@ -77,14 +92,16 @@ def reused_graphs(smallest_export: ExportResult, monkeypatch: pytest.MonkeyPatch
     source = smallest_export.bundle / "onnx"
     changes: dict[str, Callable[[Any], Any]] = {}
 
-    def copied(module: Any, signature: Any, sizes: Any, path: Path) -> OnnxGraph:
+    def written(model: Untraced, signature: Any, path: Path) -> OnnxGraph:
         if path.name in changes:
-            return onnx_from_module(changes[path.name](module), signature, sizes, path)
+            return write_graph(model.traced(changes[path.name]), signature, path)
         for name in (path.name, f"{path.name}.data"):
             shutil.copyfile(source / name, path.with_name(name))
         return OnnxGraph(path, path.with_name(f"{path.name}.data"), nodes=1, attentions=0)
 
-    monkeypatch.setattr(pipeline_module, "onnx_from_module", copied)
+    monkeypatch.setattr(pipeline_module, "trace", Untraced)
+    monkeypatch.setattr(pipeline_module, "half_graph", lambda model, keep_fp32: replace(model, islands=keep_fp32))
+    monkeypatch.setattr(pipeline_module, "write_graph", written)
     return changes.update
 
 

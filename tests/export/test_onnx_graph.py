@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from saishiki.export.onnx_graph import OPSET, dynamic_shapes, onnx_from_module
+from saishiki.export.onnx_graph import OPSET, dynamic_shapes, trace, write_graph
 from saishiki.runtime.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -25,14 +25,14 @@ def graph(tmp_path_factory):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.SiLU())
     path = tmp_path_factory.mktemp("graph") / "small.onnx"
-    return module, onnx_from_module(module, SIGNATURE, {"batch": 2, "height": 8, "width": 12}, path)
+    return module, write_graph(trace(module, SIGNATURE, {"batch": 2, "height": 8, "width": 12}), SIGNATURE, path)
 
 
 def graphs_of(bundle):
     return sorted((bundle / "onnx").glob("*.onnx"))
 
 
-def test_onnx_from_module_writes_graph_and_weights(graph):
+def test_write_graph_writes_graph_and_weights(graph):
     _, written = graph
     assert (written.path.name, written.weights.name) == ("small.onnx", "small.onnx.data")
     model = onnx.load(written.path)
@@ -42,7 +42,7 @@ def test_onnx_from_module_writes_graph_and_weights(graph):
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 4, 5, 17)])
-def test_onnx_from_module_computes_the_same_at_other_sizes(graph, shape):
+def test_trace_computes_the_same_at_other_sizes(graph, shape):
     module, written = graph
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     (got,) = onnxruntime.InferenceSession(written.path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})

@@ -106,7 +106,7 @@ def test_a_failing_export_does_not_lose_the_old_bundle(
         def fail(*_):
             raise ValueError("no graph")
 
-        monkeypatch.setattr(pipeline_module, "onnx_from_module", fail)
+        monkeypatch.setattr(pipeline_module, "write_graph", fail)
     with pytest.raises(ValueError, match=r"no graph|not a readable safetensors file"):
         export_bundle(request_for(checkpoint, smallest_bundle, overwrite=True))
     assert (smallest_bundle / "manifest.json").read_bytes() == before
