@@ -110,7 +110,13 @@ class _Rewriter:
                 self._graph.outputs[index] = output
 
     def drop_unused_weights(self) -> None:
-        """Removes the fp32 weights that nothing reads any more."""
-        for name, value in tuple(self._graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                del self._graph.initializers[name]
+        """Removes the fp32 weights that nothing reads any more; their fp16 twins take their names."""
+        weights = self._graph.initializers
+        for name, value in tuple(weights.items()):
+            if value.uses() or value.is_graph_output():
+                continue
+            del weights[name]
+            if twin := self._twins.get((value, ir.DataType.FLOAT16)):
+                del weights[twin.name or ""]
+                twin.name = name
+                self._graph.register_initializer(twin)

@@ -210,9 +210,7 @@ def manifest_from_json(text: bytes, *, source: str) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{source}: not a valid manifest ({error}); export the checkpoint again") from error
     if stated != digest:
-        raise BundleError(
-            f"{source}: damaged (its content is not what its digest says); copy it anew, or export again"
-        )
+        raise BundleError(f"{source}: damaged (its content is not what its digest says); copy it anew, or export again")
     return manifest
 
 
