@@ -24,11 +24,11 @@ from saishiki.models import LoadedModel, LoadOptions, read_checkpoint, recognize
 from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.bundle import Bundle
-from saishiki.runtime.colorizer import prepare
 from saishiki.runtime.images import normalized_from_uint8, read_image, uint8_from_normalized
 from saishiki.runtime.noise import Noise, draw_noise
 from saishiki.runtime.parity import psnr_db
 from saishiki.runtime.pipelines import Sampling, load_pipeline
+from saishiki.runtime.preparation import prepare
 from saishiki.runtime.signature import Array
 
 ROOT = Path(__file__).parents[1]

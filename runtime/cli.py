@@ -18,10 +18,11 @@ from saishiki.runtime.backends import BACKENDS, diagnose, open_backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.canvas import Mode
 from saishiki.runtime.cli_errors import exit_on_error
-from saishiki.runtime.colorizer import Colorizer, LineArt
+from saishiki.runtime.colorizer import Colorizer
 from saishiki.runtime.images import check_target, write_image
 from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precision, json_from_manifest
 from saishiki.runtime.parity import measure
+from saishiki.runtime.preparation import LineArt
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
 _DEVICE = click.option("--device", help="cpu, cuda or cuda:N [what the backend is for].")

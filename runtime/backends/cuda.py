@@ -6,10 +6,9 @@ One device, one stream; everything is enqueued on it in order. Not thread-safe: 
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from saishiki.runtime.backends.cubins import CUBINS, CubinEntry, find_cubin, packed_arguments, read_cubin_index
 from saishiki.runtime.backends.device import Memory
 from saishiki.runtime.errors import BackendError
+from saishiki.runtime.garbage_collection import no_garbage_collection
 from saishiki.runtime.signature import Array
 
 INSTALL = "pip install 'cuda-core>=1.0' 'cuda-bindings>=13,<14'"
@@ -161,7 +161,8 @@ class CudaDevice:
         Other threads may use the GPU meanwhile. ``work`` must not allocate, copy from the host or wait. The memory that
         it uses must outlive the result.
         """
-        with _CAPTURING, _no_garbage_collection():
+        # Freeing device memory on a stream that is being recorded breaks the recording.
+        with _CAPTURING, no_garbage_collection():
             builder = self._stream.create_graph_builder().begin_building("thread_local")
             try:
                 work()
@@ -190,15 +191,3 @@ def _checked_nbytes(array: Array, memory: Memory) -> int:
     if array.nbytes > memory.nbytes:
         raise ValueError(f"an array of {array.nbytes} bytes does not fit into {memory.nbytes}")
     return int(array.nbytes)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Freeing device memory on a stream that is being recorded breaks the recording."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -11,10 +11,10 @@ from PIL import Image
 from saishiki.runtime import Bundle, Colorizer, ImageError, Noise
 from saishiki.runtime import colorizer as colorizer_module
 from saishiki.runtime.backends.protocol import no_progress
-from saishiki.runtime.colorizer import prepare
 from saishiki.runtime.images import normalized_from_uint8
 from saishiki.runtime.noise import draw_noise
 from saishiki.runtime.pipelines import Sampling
+from saishiki.runtime.preparation import prepare
 from saishiki.runtime.signature import Profile
 from tests.pictures import draw_sketch, paint_reference
 
