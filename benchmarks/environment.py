@@ -21,13 +21,14 @@ def describe_machine() -> dict[str, str | int | None]:
 
 
 def _commit() -> str:
-    """The commit that is checked out, with ``+changes`` where files differ from it."""
+    """The commit that is checked out, with ``+changes`` where files other than results differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
 
 
 def _processor() -> str:
