@@ -1,5 +1,18 @@
-"""``python -m saishiki.export`` is ``export-engines``."""
+"""``export-engines``, and ``python -m saishiki.export``: the command line, where everything it needs is installed."""
 
-from saishiki.export.cli import main
+import sys
 
-main(prog_name="export-engines")
+
+def main() -> None:
+    """Runs the command line; says which extra to install where a package is missing."""
+    try:
+        from saishiki.export.cli import main as export_engines
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("saishiki"):
+            raise
+        sys.exit(f"Error: export-engines needs {error.name}; install it with: pip install 'saishiki[export]'")
+    export_engines(prog_name="export-engines")
+
+
+if __name__ == "__main__":
+    main()

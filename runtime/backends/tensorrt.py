@@ -58,12 +58,12 @@ def _is_installed(package: str) -> bool:
 def open_tensorrt(name: str, device: int) -> "TensorRTBackend":
     """The backend ``tensorrt-rtx`` or ``tensorrt`` on a GPU; raises ``BackendError`` saying what is missing."""
     if reason := why_unavailable(name):
-        raise BackendError(f"{name}: {reason}")
+        raise BackendError(reason)
     try:
         trt = importlib.import_module(PACKAGES[name])
     except ImportError as error:
         raise BackendError(
-            f"{name}: {PACKAGES[name]} does not load ({error}); run: pip install -U 'saishiki[{EXTRAS[name]}]'"
+            f"{PACKAGES[name]} does not load ({error}); run: pip install -U 'saishiki[{EXTRAS[name]}]'"
         ) from error
     return TensorRTBackend(name, trt, CudaDevice(device))
 

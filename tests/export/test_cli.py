@@ -258,3 +258,11 @@ def test_help_of_the_module(tmp_path):
     options = {parameter.opts[-1] for parameter in main.params if parameter.opts[-1].startswith("--")}
     assert [option for option in options if option not in done.stdout] == []
     assert done.stderr == ""
+
+
+def test_missing_packages_name_the_extra():
+    """The base install has the command, and no PyTorch."""
+    code = "import sys; sys.modules['torch'] = None; from saishiki.export.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: export-engines needs torch; install it with: pip install 'saishiki[export]'\n"

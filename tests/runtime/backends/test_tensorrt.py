@@ -461,7 +461,7 @@ def test_why_unavailable(
     reason = why_unavailable("tensorrt-rtx")
     assert reason is not None
     assert message in reason
-    with pytest.raises(BackendError, match="tensorrt-rtx: "):
+    with pytest.raises(BackendError, match="not installed|no NVIDIA driver|does not load"):
         tensorrt.open_tensorrt("tensorrt-rtx", 0)
 
 
