@@ -12,13 +12,13 @@ class Stage:
     share: float
 
 
-READ = Stage("read checkpoint", 2)
-SCAN = Stage("scan activations", 4)
-GRAPHS = Stage("write ONNX graphs", 30)
-REFERENCE = Stage("run PyTorch reference", 30)
-ENGINES = Stage("build engines", 10)
-CERTIFY = Stage("certify against reference", 22)
-WRITE = Stage("write bundle", 2)
+READ = Stage("read checkpoint", 1)
+SCAN = Stage("scan activations", 1)
+GRAPHS = Stage("write ONNX graphs", 20)
+REFERENCE = Stage("run PyTorch reference", 11)
+ENGINES = Stage("build engines", 3)
+CERTIFY = Stage("certify against reference", 10)
+WRITE = Stage("write bundle", 1)
 STAGES = (READ, SCAN, GRAPHS, REFERENCE, ENGINES, CERTIFY, WRITE)
 
 
