@@ -7,6 +7,7 @@ is a bundle, is put into place last of all, by a rename of its own.
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -114,8 +115,11 @@ def commit_bundle(draft: BundleDraft, manifest: Manifest, output: Path, *, overw
 
     Raises what :func:`check_output` raises: something may have come there since the export began.
     """
+    # Some writers make private files; the marker has the mode that the user's umask asks for.
+    mode = stat.S_IMODE((draft.path / MARKER).stat().st_mode)
     for file in draft.path.rglob("*"):
         if file.is_file():
+            file.chmod(mode)
             _sync(file)
     check_output(output, overwrite=overwrite)
     if output.exists():

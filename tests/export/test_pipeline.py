@@ -194,3 +194,10 @@ def test_killed_overwriting_export_leaves_the_old_bundle(smallest_checkpoint, sm
     process.communicate()
     assert len(list(folder.iterdir())) == 2
     Bundle.open(folder / "new").parity_vectors()
+
+
+def test_a_service_under_another_user_can_read_the_bundle(smallest_export):
+    modes = {path.stat().st_mode & 0o777 for path in smallest_export.bundle.rglob("*") if path.is_file()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {0o644 & ~umask}
