@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from environment import describe_machine
+from reporting import describe_machine, report
 from safetensors.torch import save_file
 
 from saishiki.models.animediffusion import CONFIGS, AnimeDiffusion, modules
@@ -81,17 +81,17 @@ def measure_export(checkpoint: Path, bundle: Path, cache: Path) -> dict[str, Any
     watcher.start()
     output, _ = process.communicate()
     watcher.join()
-    report = json.loads(output)
+    printed = json.loads(output)
     return {
         "seconds": round(time.perf_counter() - begin, 1),
         "peak_rss_gb": round(peaks[0] / 1e9, 2),
-        "verdict": report["verdict"],
+        "verdict": printed["verdict"],
         "errors": {
-            f"{row['module']} {row['precision']}": row["error"] for row in report["manifest"]["certificate"]["rows"]
+            f"{row['module']} {row['precision']}": row["error"] for row in printed["manifest"]["certificate"]["rows"]
         },
         "engine_mb": {
             name: round(module["engines"][0]["file"]["bytes"] / 1e6, 1)
-            for name, module in report["manifest"]["modules"].items()
+            for name, module in printed["manifest"]["modules"].items()
         },
     }
 
@@ -142,10 +142,7 @@ def main() -> None:
         export = measure_export(folder / "full.safetensors", folder / "full.saishiki", folder / "cache")
         forwards = measure_forwards(forward_runners(network, folder / "full.saishiki"))
     result = {"environment": describe_machine(), "size": SIZE, "export": export, "forward": forwards}
-    print(json.dumps(result, indent=2))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ which the mean and the worst picture are given. Ten DDIM steps, eta 1 as publish
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from environment import describe_machine
+from reporting import describe_machine, report
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
@@ -139,10 +138,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     result = {"environment": describe_machine(), "checkpoint": CHECKPOINT.name, **measure(arguments.heldout)}
-    print(json.dumps(result, indent=2))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, arguments.output)
 
 
 if __name__ == "__main__":

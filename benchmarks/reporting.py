@@ -1,12 +1,24 @@
-"""What measured figures depend on: the commit, the machine and the versions of what ran."""
+"""How a benchmark reports: its figures, and what they depend on - commit, machine, versions - as one JSON object."""
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("saishiki", "numpy", "torch", "onnx", "onnxruntime", "tensorrt-rtx", "triton")
+
+
+def report(result: Mapping[str, Any], output: Path | None) -> None:
+    """Prints a result, and writes it to a file where one is given."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
 
 
 def describe_machine() -> dict[str, str | int | None]:
