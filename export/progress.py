@@ -6,7 +6,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of an export, and its share of the whole as measured, for the estimated time."""
+    """A stage of an export, and its share of the whole in percent as measured, for the estimated time."""
 
     name: str
     share: float
@@ -14,10 +14,10 @@ class Stage:
 
 READ = Stage("read checkpoint", 1)
 SCAN = Stage("scan activations", 1)
-GRAPHS = Stage("write ONNX graphs", 20)
-REFERENCE = Stage("run PyTorch reference", 11)
-ENGINES = Stage("build engines", 3)
-CERTIFY = Stage("certify against reference", 10)
+GRAPHS = Stage("write ONNX graphs", 44)
+REFERENCE = Stage("run PyTorch reference", 24)
+ENGINES = Stage("build engines", 6)
+CERTIFY = Stage("certify against reference", 23)
 WRITE = Stage("write bundle", 1)
 STAGES = (READ, SCAN, GRAPHS, REFERENCE, ENGINES, CERTIFY, WRITE)
 
