@@ -32,7 +32,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ class Network:
     noisy: Any
     condition: Any
     time: Any  # (S, P)
-    coefficients: Any  # (S, 5)
+    solver: Any  # (S, 13)
 
     def predict(self) -> Any:
         """eps of the first step."""
@@ -160,18 +159,18 @@ class Network:
 
     def sample(self) -> Any:
         """The image, by DDIM with eta 0."""
-        step, x = ddim_step(self.noisy), self.noisy
+        step, x = sampler_step(self.noisy), self.noisy.clone()
         for k in range(len(self.time)):
             eps = self.denoiser(x, self.condition, self.time[k : k + 1])
-            x = step(x, eps.contiguous(), self.coefficients, k, None)
+            step(x, eps.contiguous(), self.solver, k)
         return x
 
 
-def ddim_step(x: Any) -> Callable[..., Any]:
+def sampler_step(x: Any) -> Callable[..., None]:
     """Our kernel, or its reference where there is no GPU."""
-    from saishiki.kernels import ddim_step, ddim_step_reference
+    from saishiki.kernels import fused_sampler_step, fused_sampler_step_reference
 
-    return ddim_step if x.is_cuda else ddim_step_reference
+    return fused_sampler_step if x.is_cuda else fused_sampler_step_reference
 
 
 def half_inside(denoiser: Any) -> Callable[..., Any]:
@@ -185,6 +184,7 @@ def build_network(options: Options, *, half: bool, channels_last: bool) -> Netwo
     import torch
 
     from saishiki.models.animediffusion import CONFIGS, AnimeDiffusion, AnimeDiffusionConfig, modules
+    from saishiki.runtime.samplers import ddim_table
     from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
 
     torch.manual_seed(0)
@@ -201,7 +201,7 @@ def build_network(options: Options, *, half: bool, channels_last: bool) -> Netwo
         noisy=noisy.to(options.device),
         condition=condition.clamp(-1, 1).to(options.device),
         time=projections.detach(),
-        coefficients=torch.from_numpy(schedule.coefficients()).to(options.device),
+        solver=torch.from_numpy(ddim_table(schedule)).to(options.device),
     )
 
 
@@ -286,22 +286,21 @@ def gpu_tests(options: Options) -> Iterator[Row]:
         raise RuntimeError(f"pytest -m gpu ended with status {done.returncode}")
 
 
-def ddim_step_kernel(options: Options) -> Iterator[Row]:
-    """Our kernel against fp64, and its bandwidth; beside it the same formula in torch."""
-    import torch
+def kernels(options: Options) -> Iterator[Row]:
+    """Every op of ``saishiki.kernels``: its test at real shapes, its speed and its rivals; see ``bench_kernels.py``."""
+    if options.dry_run and gpu_name() == "none":
+        os.environ["TRITON_INTERPRET"] = "1"
+    from kernel_cases import CASES, TINY_CASES
+    from kernel_measure import measured_rows, open_bench, red_rows
 
-    from saishiki.kernels import ddim_step_reference
-
-    table = build_network(options, half=False, channels_last=False).coefficients
-    shapes = [(1, 3, 32, 32)] if options.dry_run else [(1, 3, 256, 256), (4, 3, 512, 512), (16, 3, 1024, 1024)]
-    for shape in shapes:
-        x, eps, noise = (torch.randn(shape, device=options.device) for _ in range(3))
-        for z in (None, noise):
-            truth = ddim_step_reference(x.double(), eps.double(), table.double(), 1, None if z is None else z.double())
-            for what, step in (("torch", ddim_step_reference), ("ddim_step", ddim_step(x))):
-                run = partial(step, x, eps, table, 1, z)
-                row = row_of(run, truth, 1e-5, options, what=what, shape=shape, noise=z is not None)
-                yield {**row, **_rate(row, x.numel() * 4 * (3 if z is None else 4))}
+    bench = open_bench(dry_run=options.dry_run)
+    yield {"what": "ceilings", **bench.row}
+    rows = []
+    for row in measured_rows(TINY_CASES if options.dry_run else CASES, bench):
+        rows.append(row)
+        yield row
+    if red := red_rows(rows):
+        raise RuntimeError(f"red: {'; '.join(red)}")
 
 
 def _rate(row: Row, nbytes: int) -> Row:
@@ -384,26 +383,26 @@ def cubins(options: Options) -> Iterator[Row]:
     import numpy as np
 
     from saishiki.runtime.backends.cuda import CudaDevice
+    from saishiki.runtime.backends.device_loop import launch_step
 
     device = CudaDevice(0)
     yield {"gpu": device.name, "target": device.target}
     n = 3 * 256 * 256
-    arrays = np.random.default_rng(0).standard_normal((3, n), dtype=np.float32)
-    row = np.array([[0.8, 0.6, 0.9, 0.3, 0.2]], np.float32)
-    x, eps, out, table = (device.allocate(nbytes) for nbytes in (4 * n, 4 * n, 4 * n, 20))
-    for memory, array in zip((x, eps, table), (arrays[0], arrays[1], row), strict=True):
+    arrays = np.random.default_rng(0).standard_normal((2, n), dtype=np.float32)
+    row = np.array([[1, 1, 1.25, -0.75, -1, 1, 0, 0.9, 0.3, 0, 0, 0, 1]], np.float32)
+    x, eps, table = (device.allocate(nbytes) for nbytes in (4 * n, 4 * n, row.nbytes))
+    for memory, array in zip((x, eps, table), (*arrays, row), strict=True):
         device.upload(memory, array)
 
     def launch() -> None:
-        pointers = {"x_ptr": x.address, "eps_ptr": eps.address, "noise_ptr": 0, "out_ptr": out.address}
-        device.launch("ddim_step", n, **pointers, coefficients_ptr=table.address, k=0, n=n)
+        launch_step(device, x_ptr=x.address, prediction_ptr=eps.address, table_ptr=table.address, noise_ptr=0, k=0, n=n)
 
     start = time.perf_counter()
     launch()
     device.synchronize()
     first_s = time.perf_counter() - start
     result = np.empty(n, np.float32)
-    device.download(out, result)
+    device.download(x, result)
     expected = 0.9 * ((arrays[0] - 0.6 * arrays[1]) / 0.8).clip(-1, 1) + 0.3 * arrays[1]
     error = float(np.abs(result - expected).max())
     yield {"what": "cubin launch", "max_abs_error": error, "first_s": round(first_s, 4)}
@@ -533,7 +532,7 @@ PARTS: Mapping[str, Part] = {
     "ceilings": Part(ceilings, 60, needs_gpu=False),
     "gpu_tests": Part(gpu_tests, 180, needs_gpu=True),
     "cubins": Part(cubins, 60, needs_gpu=True),
-    "ddim_step_kernel": Part(ddim_step_kernel, 90, needs_gpu=False),
+    "kernels": Part(kernels, 480, needs_gpu=False),
     "eager": Part(eager, 120, needs_gpu=False),
     "graph": Part(graph, 150, needs_gpu=False),
     "engines": Part(engines, 240, needs_gpu=False),

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -33,14 +34,20 @@ def describe_machine() -> dict[str, str | int | None]:
 
 
 def _commit() -> str:
-    """The commit that is checked out, with ``+changes`` where files other than results differ from it."""
+    """The commit that is checked out, with ``+changes`` where files other than results differ from it.
+
+    ``unknown`` without git or without its history, as on a machine that was sent a copy.
+    """
+    if shutil.which("git") is None:
+        return "unknown"
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
+    commit = git("rev-parse", "--short", "HEAD")
     changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
+    return commit + ("+changes" if changes else "") if commit else "unknown"
 
 
 def _processor() -> str:

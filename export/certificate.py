@@ -17,7 +17,7 @@ from saishiki.export.precision import RoundedToHalf, islands_of
 from saishiki.models.family import Family, LoadedModel
 from saishiki.runtime.manifest import ImageParity, ParityRow, Precision
 from saishiki.runtime.parity import psnr_db, relative_error
-from saishiki.runtime.signature import Array, Profile, Sizes, profiles_for
+from saishiki.runtime.signature import Array, Profile, Sizes, multiples_of, profiles_for
 
 FP32_BUDGET = 2e-5
 FP16_FLOOR = 1e-4
@@ -150,16 +150,12 @@ def _record_runs(
     if thorough or sizes["height"] * sizes["width"] <= FULL_RUN_PX:
         run = _record_run(model, family, sizes, steps, vectors)
         return _image_rows(run, ("fp32", "fp16"), _yardstick(model, run, kept_fp32))
-    run = _record_run(model, family, _reduced(sizes, _multiples(model)), steps, vectors)
+    run = _record_run(model, family, _reduced(sizes, multiples_of(model.signatures.values())), steps, vectors)
     yardstick = _yardstick(model, run, kept_fp32)
     short = _record_run(model, family, sizes, SHORT_RUN_STEPS, vectors)
     # The worst step of the long run stands for the steps of the short one: rounding a whole run again costs too much.
     worst = _Yardstick((max(yardstick.errors),) * SHORT_RUN_STEPS, yardstick.psnr_db)
     return [*_image_rows(run, ("fp32", "fp16"), yardstick), *_image_rows(short, ("fp16",), worst)]
-
-
-def _multiples(model: LoadedModel) -> Mapping[str, int]:
-    return {symbol: m for signature in model.signatures.values() for symbol, m in signature.multiples.items()}
 
 
 def _reduced(sizes: Sizes, multiples: Mapping[str, int]) -> dict[str, int]:

@@ -8,11 +8,13 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from saishiki.export.functions import FP32_OPERANDS as FUNCTIONS_FP32_OPERANDS
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the submodules that a node came from."""
 
-FP32_OPERANDS = {"Resize": (1, 2)}
-"""Inputs that an operator takes in fp32 whatever the dtype of its data."""
+FP32_OPERANDS = {"Resize": (1, 2), **FUNCTIONS_FP32_OPERANDS}
+"""Inputs that an operator takes in fp32 whatever the dtype of its data; what they are computed from stays fp32 too."""
 
 TYPED_BY_ATTRIBUTE = frozenset({"Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform"})
 
@@ -39,6 +41,7 @@ class _Rewriter:
 
     def __init__(self, graph: ir.Graph, keep_fp32: frozenset[str]) -> None:
         self._graph, self._keep_fp32 = graph, keep_fp32
+        self._exact = _makers_of_fp32_operands(graph)
         self._first = graph[0]
         self._twins: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
@@ -60,7 +63,7 @@ class _Rewriter:
 
     def _is_kept(self, node: ir.Node) -> bool:
         scopes = node.metadata_props.get(SCOPES, "")
-        return any(f"'{name}'" in scopes or f"'{name}." in scopes for name in self._keep_fp32)
+        return node in self._exact or any(f"'{name}'" in scopes or f"'{name}." in scopes for name in self._keep_fp32)
 
     def _in_dtype(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         if value.dtype == dtype:
@@ -120,3 +123,16 @@ class _Rewriter:
                 del weights[twin.name or ""]
                 twin.name = name
                 self._graph.register_initializer(twin)
+
+
+def _makers_of_fp32_operands(graph: ir.Graph) -> frozenset[ir.Node]:
+    """The nodes that an fp32 operand is computed by: rounding on its way there would be rounding it."""
+    operands = [node.inputs[i] for node in graph for i in FP32_OPERANDS.get(node.op_type, ()) if i < len(node.inputs)]
+    found: set[ir.Node] = set()
+    while operands:
+        value = operands.pop()
+        maker = value.producer() if value is not None and value.dtype == ir.DataType.FLOAT else None
+        if maker is not None and maker not in found:
+            found.add(maker)
+            operands.extend(maker.inputs)
+    return frozenset(found)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from saishiki.export.functions import add_functions, translation_table
 from saishiki.export.passes import PASSES
 from saishiki.runtime.garbage_collection import no_garbage_collection
 from saishiki.runtime.signature import Signature, Sizes
@@ -46,9 +47,11 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
             input_names=[spec.name for spec in signature.inputs],
             output_names=[spec.name for spec in signature.outputs],
             dynamic_shapes=dynamic_shapes(signature),
+            custom_translation_table=translation_table(),
             verbose=False,
         )
     model: ir.Model = program.model
+    add_functions(model)
     return model
 
 
@@ -58,8 +61,15 @@ def write_graph(model: ir.Model, signature: Signature, path: Path) -> OnnxGraph:
         rewrite(model, signature)
     weights = path.with_name(path.name + ".data")
     ir.save(model, path, external_data=weights.name)
-    operators = [node.op_type for node in model.graph.all_nodes()]
-    return OnnxGraph(path, weights, nodes=len(operators), attentions=operators.count("Attention"))
+    nodes = len(tuple(model.graph.all_nodes()))
+    return OnnxGraph(path, weights, nodes=nodes, attentions=_count("Attention", model.graph, model))
+
+
+def _count(operator: str, graph: ir.Graph | ir.Function, model: ir.Model) -> int:
+    """How often an operator is there once all local functions are inlined."""
+    functions = (model.functions.get(node.op_identifier()) for node in graph.all_nodes())
+    inlined = sum(_count(operator, function, model) for function in functions if function is not None)
+    return inlined + sum(node.op_type == operator for node in graph.all_nodes())
 
 
 def dynamic_shapes(signature: Signature) -> tuple[dict[int, str], ...]:

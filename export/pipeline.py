@@ -44,7 +44,7 @@ from saishiki.runtime.manifest import (
     PrecisionPolicy,
 )
 from saishiki.runtime.parity import measure
-from saishiki.runtime.signature import Profile, Signature, profiles_for
+from saishiki.runtime.signature import Profile, Signature, multiples_of, profiles_for
 
 TRACE_SIZES = {"batch": 2, "height": 8, "width": 12, "steps": 3}
 """Sizes to trace at, in units of what each must be a multiple of; distinct, so that no two are taken for one."""
@@ -151,7 +151,7 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
 
 def _precision_policy(source: _Source) -> PrecisionPolicy:
     """The policy for the modules that go to fp16; names of submodules carry their module in front."""
-    multiples = {s: m for signature in source.model.signatures.values() for s, m in signature.multiples.items()}
+    multiples = multiples_of(source.model.signatures.values())
     sizes = {"batch": 4, "steps": 10} | {
         side: _round_up(SCAN_PX, multiples.get(side, 1)) for side in ("height", "width")
     }

@@ -7,7 +7,7 @@ from typing import Any
 from triton.compiler import ASTSource
 
 Grid = tuple[tuple[tuple[str, ...], int], ...]
-"""Per axis, the arguments whose product is divided, and by what, rounded up: ``((("tokens",), 64), (("rows",), 1))``."""
+"""Per axis, the arguments whose product is divided, and by what, rounded up: ``((("tokens",), 64), (("rows",), 1))``"""
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,6 @@ class DDIMSchedule:
     def __len__(self) -> int:
         return len(self.t)
 
-    def coefficients(self) -> Float32:
-        """(S, 5) fp32: signal_level, noise_level, x0_coefficient, eps_coefficient, sigma of each step."""
-        columns = (self.signal_level, self.noise_level, self.x0_coefficient, self.eps_coefficient, self.sigma)
-        return np.stack(columns, axis=1)
-
 
 def ddim_timesteps(timesteps: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(S,) timesteps t and where each step leads, t_prev, in the order of the loop.

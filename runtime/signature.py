@@ -7,7 +7,7 @@ manifest are all derived from it; nothing else states a shape.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -109,6 +109,15 @@ class Signature:
             multiple = self.multiples.get(symbol, 1)
             if sizes[symbol] < 1 or sizes[symbol] % multiple:
                 raise ValueError(f"{symbol} must be a positive multiple of {multiple}, got {sizes[symbol]}")
+
+
+def multiples_of(signatures: Iterable[Signature]) -> dict[str, int]:
+    """What every symbolic size must be a multiple of so that it fits all of several modules."""
+    multiples: dict[str, int] = {}
+    for signature in signatures:
+        for symbol, multiple in signature.multiples.items():
+            multiples[symbol] = math.lcm(multiples.get(symbol, 1), multiple)
+    return multiples
 
 
 def _read_sizes(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """Kernels compiled ahead of time by ``python -m saishiki.kernels.build``: which runs here, and what a launch takes."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ CUBINS = Path(__file__).parent.parent / "cubins"
 INDEX_NAME = "index.json"
 
 _VECTOR_BYTES = 16
+_MAX_GRID = (2**31 - 1, 65535, 65535)
 # cuda-core passes a Python int as 8 bytes and a float as a double, whatever the kernel expects.
 _SCALARS: Mapping[str, Callable[[Any], Any]] = {"i32": np.int32, "i64": np.int64, "fp32": np.float32}
 
@@ -28,7 +30,7 @@ class CubinEntry:
         source_sha256: hash of the kernel's source text, to find stale cubins.
         args: name and Triton type of everything a launch passes, Triton's hidden pointers (``null``) included.
         aligned: arguments that must be multiples of 16.
-        elements_per_block: the grid is the number of elements over this, rounded up.
+        grid: per axis, the arguments whose product is divided, and by what, rounded up.
     """
 
     name: str
@@ -41,7 +43,7 @@ class CubinEntry:
     args: tuple[tuple[str, str], ...]
     constexprs: Mapping[str, bool | int]
     aligned: tuple[str, ...]
-    elements_per_block: int
+    grid: tuple[tuple[tuple[str, ...], int], ...]
     threads: int
     shared_bytes: int
     registers: int
@@ -50,7 +52,7 @@ class CubinEntry:
 
 @dataclass(frozen=True)
 class CubinIndex:
-    """All kernels of a folder, and what compiled them."""
+    """All kernels of a folder, and what compiled them with which options."""
 
     triton: str
     options: Mapping[str, bool | int]
@@ -98,6 +100,17 @@ def packed_arguments(entry: CubinEntry, arguments: Mapping[str, int | float]) ->
         if arguments[name] % _VECTOR_BYTES:
             raise ValueError(f"{entry.name}: {name} must be a multiple of {_VECTOR_BYTES}, got {arguments[name]}")
     return [0 if kind == "null" else _packed(kind, arguments[name]) for name, kind in entry.args]
+
+
+def grid_of(entry: CubinEntry, arguments: Mapping[str, int | float]) -> tuple[int, ...]:
+    """The blocks of a launch along each axis, at least one; raises ``ValueError`` where CUDA allows fewer."""
+    grid = tuple(max(1, -(-math.prod(int(arguments[name]) for name in names) // each)) for names, each in entry.grid)
+    for blocks, most, (names, each) in zip(grid, _MAX_GRID, entry.grid, strict=False):
+        if blocks > most:
+            raise ValueError(
+                f"{entry.name}: {' * '.join(names)} / {each} is {blocks} blocks, more than {most}; use a smaller batch"
+            )
+    return grid
 
 
 def _packed(kind: str, value: int | float) -> Any:

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from saishiki.runtime.backends.cubins import CUBINS, CubinEntry, find_cubin, packed_arguments, read_cubin_index
+from saishiki.runtime.backends.cubins import (
+    CUBINS,
+    CubinEntry,
+    find_cubin,
+    grid_of,
+    packed_arguments,
+    read_cubin_index,
+)
 from saishiki.runtime.backends.device import Memory
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.garbage_collection import no_garbage_collection
@@ -24,6 +31,7 @@ from saishiki.runtime.signature import Array
 INSTALL = "pip install 'cuda-core>=1.0' 'cuda-bindings>=13,<14'"
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_SHARED_BYTES = 48 * 1024  # a kernel that wants more must be allowed to have it
 # Two captures at once would be legal, but libraries that set something up lazily may not be ready for it.
 _CAPTURING = threading.Lock()
 
@@ -137,19 +145,23 @@ class CudaDevice:
             view = self._core.Buffer.from_handle
             view(destination, nbytes).copy_from(view(source, nbytes), stream=self._stream)
 
-    def launch(self, name: str, elements: int, **arguments: int | float) -> None:
-        """Enqueues a kernel of ``runtime/cubins`` over so many elements."""
+    def launch(self, name: str, **arguments: int | float) -> None:
+        """Enqueues a kernel of ``runtime/cubins``; its grid follows from the arguments."""
         if name not in self._kernels:
             self._kernels[name] = self._load_kernel(name)
         entry, kernel = self._kernels[name]
-        blocks = max(1, -(-elements // entry.elements_per_block))
-        config = self._core.LaunchConfig(grid=blocks, block=entry.threads, shmem_size=entry.shared_bytes)
-        self._core.launch(self._stream, config, kernel, *packed_arguments(entry, arguments))
+        packed = packed_arguments(entry, arguments)
+        grid = grid_of(entry, arguments)
+        config = self._core.LaunchConfig(grid=grid, block=entry.threads, shmem_size=entry.shared_bytes)
+        self._core.launch(self._stream, config, kernel, *packed)
 
     def _load_kernel(self, name: str) -> tuple[CubinEntry, Any]:
         entry = find_cubin(read_cubin_index(), name, self.target)
         code = self._core.ObjectCode.from_cubin((CUBINS / entry.file).read_bytes(), name=entry.name)
-        return entry, code.get_kernel(entry.entry)
+        kernel = code.get_kernel(entry.entry)
+        if entry.shared_bytes > _SHARED_BYTES:
+            _allow_shared_bytes(kernel, entry.shared_bytes, self.ordinal)
+        return entry, kernel
 
     def mark(self) -> Mark:
         """Marks the point that the stream has been filled to."""
@@ -185,6 +197,15 @@ class CudaDevice:
         self.synchronize()
         self._kernels.clear()
         self._stream.close()
+
+
+def _allow_shared_bytes(kernel: Any, nbytes: int, ordinal: int) -> None:
+    """Lets a kernel have so much shared memory, for which cuda-core has no setter."""
+    driver = importlib.import_module("cuda.bindings.driver")
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (error,) = driver.cuKernelSetAttribute(attribute, nbytes, kernel.handle, ordinal)
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(f"GPU {ordinal} gives a kernel no {nbytes} bytes of shared memory: {error}")
 
 
 def _checked_nbytes(array: Array, memory: Memory) -> int:

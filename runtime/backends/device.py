@@ -44,8 +44,8 @@ class Device(Protocol):
         """Fills a contiguous array from the start of ``memory``, once everything enqueued before is done."""
         ...
 
-    def launch(self, name: str, elements: int, **arguments: int | float) -> None:
-        """Enqueues a kernel over so many elements."""
+    def launch(self, name: str, **arguments: int | float) -> None:
+        """Enqueues a kernel; how many blocks it has follows from its arguments."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -1,11 +1,12 @@
 """The denoising loop with its state on the device: one upload, S steps without the host, one download.
 
-A step is the denoiser's engine, whose per-step inputs point at this step's row of a table, and one launch of the DDIM
-kernel, which updates x in place. The steps are recorded into CUDA graphs once per combination of sizes, number of steps
-and presence of noise, and replayed afterwards with new contents in the same memory.
+A step is the denoiser's engine, whose per-step inputs point at this step's row of a table, and one launch of the
+sampler kernel, which updates x in place by this step's row of :func:`saishiki.runtime.samplers.ddim_table`. The steps
+are recorded into CUDA graphs once per combination of sizes, number of steps and presence of noise, and replayed
+afterwards with new contents in the same memory.
 
 Nothing here knows CUDA or TensorRT: a device and an engine are protocols, and with ones that compute in numpy the loop
-gives the numbers of :func:`saishiki.runtime.samplers.sample_ddim`.
+gives the numbers of :func:`saishiki.runtime.samplers.sample_ddim`, but for the rounding of the table's fp32.
 """
 
 import logging
@@ -17,10 +18,12 @@ import numpy as np
 
 from saishiki.runtime.backends.device import Completion, Device, Engine, Memory, Table, padded_bytes, table_rows
 from saishiki.runtime.backends.protocol import DenoisingLoop, OnStep, no_progress
+from saishiki.runtime.samplers import ddim_table
 from saishiki.runtime.signature import Array, Signature, Sizes, TensorSpec
 
 _LOG = logging.getLogger(__name__)
 
+KERNEL = "fused_sampler_step_g1_fp32"
 MAX_PLANS = 8
 PROGRESS_CHUNK = 1
 
@@ -34,7 +37,7 @@ class Denoise:
 
 @dataclass(frozen=True)
 class UpdateState:
-    """Launch the DDIM kernel of step k: x from x and eps."""
+    """Launch the sampler kernel of step k: x from x and eps."""
 
     k: int
 
@@ -50,6 +53,31 @@ def loop_program(steps: range) -> tuple[Operation, ...]:
 def chunks_of(steps: int, chunk: int) -> tuple[range, ...]:
     """The steps in groups of ``chunk``, the last one shorter: ``chunks_of(5, 2) == (0..1, 2..3, 4..4)``."""
     return tuple(range(start, min(start + chunk, steps)) for start in range(0, steps, chunk))
+
+
+def launch_step(
+    device: Device, *, x_ptr: int, prediction_ptr: int, table_ptr: int, noise_ptr: int, k: int, n: int
+) -> None:
+    """Launches the sampler kernel without guidance or history; x is the next model input itself, so none is written.
+
+    Args:
+        noise_ptr: 0 for none.
+        n: numbers in x, a multiple of 16.
+    """
+    device.launch(
+        KERNEL,
+        x_ptr=x_ptr,
+        prediction_ptr=prediction_ptr,
+        table_ptr=table_ptr,
+        noise_ptr=noise_ptr,
+        history_ptr=0,
+        model_input_ptr=0,
+        k=k,
+        n=n,
+        noises=int(noise_ptr != 0),
+        history_slots=0,
+        input_slots=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,7 @@ class LoopPlan:
         self._state, self._prediction = engine.memory[loop.state], engine.memory[prediction]
         # All rows are padded, so the kernel may run over the padding too: whole vectors, no remainder.
         self._elements = self._state.nbytes // np.dtype(np.float32).itemsize
-        self._coefficients = device.allocate(loop.schedule.coefficients().nbytes)
+        self._solver = device.allocate(ddim_table(loop.schedule).nbytes)
         self._per_step = {name: self._table(_over_batch(rows, loop)) for name, rows in loop.per_step.items()}
         self._noise = None if loop.noise is None else self._table(loop.noise)
         self._uploaded: dict[int, Array] = {}
@@ -96,14 +124,12 @@ class LoopPlan:
                 self._update_state(k)
 
     def _update_state(self, k: int) -> None:
-        self.device.launch(
-            _kernel_of(self.key),
-            self._elements,
+        launch_step(
+            self.device,
             x_ptr=self._state.address,
-            eps_ptr=self._prediction.address,
+            prediction_ptr=self._prediction.address,
+            table_ptr=self._solver.address,
             noise_ptr=0 if self._noise is None else self._noise.address(k),
-            out_ptr=self._state.address,
-            coefficients_ptr=self._coefficients.address,
             k=k,
             n=self._elements,
         )
@@ -115,8 +141,9 @@ class LoopPlan:
             self.device.upload(self.engine.memory[name], array)
         if self._noise is not None and loop.noise is not None:
             self.device.upload(self._noise.memory, table_rows(loop.noise))
-        if self._is_new(self._coefficients, loop.schedule.coefficients()):
-            self.device.upload(self._coefficients, loop.schedule.coefficients())
+        solver = ddim_table(loop.schedule)
+        if self._is_new(self._solver, solver):
+            self.device.upload(self._solver, solver)
         for name, rows in loop.per_step.items():
             if self._is_new(self._per_step[name].memory, rows):
                 self.device.upload(self._per_step[name].memory, table_rows(_over_batch(rows, loop)))
@@ -204,18 +231,17 @@ class DeviceLoop:
 
     def _new_plan(self, key: PlanKey, engine: Engine, loop: DenoisingLoop) -> LoopPlan:
         (prediction,) = self._signature.outputs
-        self._load_kernel(_kernel_of(key), loop.schedule.coefficients())
+        self._load_kernel(ddim_table(loop.schedule))
         plan = LoopPlan(self._device, engine, loop, prediction.name, key)
         if not plan.captured:
             _LOG.warning("this engine cannot be recorded into a CUDA graph; its steps are launched one by one")
         return plan
 
-    def _load_kernel(self, name: str, coefficients: Array) -> None:
-        """Launches a kernel over nothing: the driver loads it then, which must not fall into a recording."""
-        nothing = dict.fromkeys(("x_ptr", "eps_ptr", "noise_ptr", "out_ptr", "k", "n"), 0)
-        table = self._device.allocate(coefficients.nbytes)
-        self._device.upload(table, coefficients)
-        self._device.launch(name, 0, coefficients_ptr=table.address, **nothing)
+    def _load_kernel(self, solver: Array) -> None:
+        """Launches the kernel over nothing: the driver loads it then, which must not fall into a recording."""
+        table = self._device.allocate(solver.nbytes)
+        self._device.upload(table, solver)
+        launch_step(self._device, x_ptr=0, prediction_ptr=0, table_ptr=table.address, noise_ptr=0, k=0, n=0)
         self._device.synchronize()
 
     def _checked_sizes(self, loop: DenoisingLoop) -> Sizes:
@@ -235,12 +261,8 @@ class DeviceLoop:
         self._plans.clear()
 
 
-def _kernel_of(key: PlanKey) -> str:
-    return "ddim_step_noise" if key.noisy else "ddim_step"
-
-
 def _check_prediction(signature: Signature, state: str) -> None:
-    """Raises ``ValueError`` where the DDIM kernel cannot read the prediction, or cannot write the state."""
+    """Raises ``ValueError`` where the sampler kernel cannot read the prediction, or cannot write the state."""
     tensors: list[TensorSpec] = [*(spec for spec in signature.inputs if spec.name == state), *signature.outputs]
     if len(tensors) != 2 or len({spec.dims for spec in tensors}) != 1:
         raise ValueError(f"expected one output, of the dims of the input {state}; got {', '.join(map(str, tensors))}")

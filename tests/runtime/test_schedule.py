@@ -94,6 +94,13 @@ def test_ddim_timesteps_must_be_whole(steps):
         ddim_timesteps(1000, steps)
 
 
+def coefficients(tables):
+    """The five columns of a DDIM run, (5, S)."""
+    return np.stack(
+        [tables.signal_level, tables.noise_level, tables.x0_coefficient, tables.eps_coefficient, tables.sigma]
+    )
+
+
 @settings(max_examples=150)
 @given(st.integers(1, 999), st.sampled_from([0.0, 0.5, 1.0]))
 @example(999, 1.0)
@@ -104,12 +111,13 @@ def test_ddim_coefficients(steps, eta):
     gamma, previous = tables.gamma_t.astype(np.float64), tables.gamma_prev.astype(np.float64)
     radicand = np.float32(1) - tables.gamma_prev - tables.sigma**2
     assert (radicand >= 0).all()
-    assert tables.coefficients().shape == (steps, 5)
-    assert tables.coefficients().dtype == np.float32
-    assert np.isfinite(tables.coefficients()).all()
+    levels = coefficients(tables)
+    assert levels.shape == (5, steps)
+    assert levels.dtype == np.float32
+    assert np.isfinite(levels).all()
     assert (tables.sigma == 0).all() == (eta == 0)
     # x0 and both kinds of noise keep the variance at one, and so do signal and noise before the step.
-    variance = [np.square(column.astype(np.float64)) for column in tables.coefficients().T]
+    variance = [np.square(column.astype(np.float64)) for column in levels]
     np.testing.assert_allclose(variance[0] + variance[1], 1, atol=1e-6)
     np.testing.assert_allclose(variance[2] + variance[3] + variance[4], 1, atol=1e-6)
     # Within the rounding of 1 - gamma in fp32, sigma is eta times the posterior's deviation.
@@ -119,7 +127,7 @@ def test_ddim_coefficients(steps, eta):
 
 def test_ddim_coefficients_at_every_number_of_steps():
     for steps in range(1, 1000):
-        assert np.isfinite(ddim_schedule(PUBLISHED, steps=steps, eta=1.0).coefficients()).all(), steps
+        assert np.isfinite(coefficients(ddim_schedule(PUBLISHED, steps=steps, eta=1.0))).all(), steps
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.01, 2, float("nan"), float("inf")])

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saishiki.runtime.signature import Profile, Signature, TensorSpec, profiles_for, resolve_dim, symbols_of
+from saishiki.runtime.signature import (
+    Profile,
+    Signature,
+    TensorSpec,
+    multiples_of,
+    profiles_for,
+    resolve_dim,
+    symbols_of,
+)
 
 IMAGE = ("batch", "3", "height", "width")
 PIXELS = Signature(
@@ -157,3 +165,9 @@ def test_profiles_for_keeps_the_own_symbols_and_drops_doubles():
     signature = Signature((TensorSpec("x", "float32", ("batch", "height")),), (), {})
     point = {"batch": 1, "height": 8}
     assert profiles_for(signature, (wider, narrower)) == (Profile(point, point, point),)
+
+
+def test_multiples_of_several_modules():
+    wide = Signature((), (), {"width": 12})
+    assert multiples_of([PIXELS, LATENTS, wide]) == {"height": 8, "width": 24}
+    assert multiples_of([]) == {}

@@ -1,4 +1,4 @@
-"""A GPU in numpy, an engine made of the DDIM kernel, and loops to run on them."""
+"""A GPU in numpy, an engine made of the sampler kernel, and loops to run on them."""
 
 import hashlib
 import math
@@ -13,6 +13,7 @@ import pytest
 from saishiki.runtime.backends.cubins import find_cubin, packed_arguments, read_cubin_index
 from saishiki.runtime.backends.cuda import INSTALL, driver_problem
 from saishiki.runtime.backends.device import ROW_BYTES, Memory, padded_bytes
+from saishiki.runtime.backends.device_loop import KERNEL
 from saishiki.runtime.backends.protocol import DenoisingLoop
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import (
@@ -27,6 +28,7 @@ from saishiki.runtime.manifest import (
     PrecisionPolicy,
     SamplerDefaults,
 )
+from saishiki.runtime.samplers import COLUMNS, table_step
 from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
 from saishiki.runtime.signature import Array, Profile, Signature, Sizes, TensorSpec
 
@@ -36,19 +38,17 @@ SIGNATURE = Signature(
     inputs=(
         TensorSpec("noisy", "float32", IMAGE),
         TensorSpec("condition", "float32", IMAGE),
-        TensorSpec("time", "float32", ("batch", "5")),
+        TensorSpec("time", "float32", ("batch", str(len(COLUMNS)))),
     ),
     outputs=(TensorSpec("eps", "float32", IMAGE),),
     multiples={},
 )
 
 
-def step_in_numpy(x: Array, eps: Array, row: Array, noise: Array | None) -> Array:
-    """What the kernel computes, operation for operation as :func:`saishiki.runtime.samplers.ddim_step` does."""
-    signal_level, noise_level, x0_coefficient, eps_coefficient, sigma = map(float, row)
-    x0 = (x - noise_level * eps) / signal_level
-    x = x0_coefficient * x0.clip(-1.0, 1.0) + eps_coefficient * eps
-    return x if noise is None else x + sigma * noise
+def step_in_numpy(x: Array, prediction: Array, row: Array, noise: Array | None = None) -> Array:
+    """x after a step of the sampler kernel, from one guidance slot and without history."""
+    result: Array = table_step(x, prediction, row, noise=noise)[0]
+    return result
 
 
 @dataclass
@@ -90,17 +90,30 @@ class NumpyDevice:
     def enqueue(self, work: Callable[[], None]) -> None:
         (work if self.recording is None else lambda: self.recording.append(work))()  # type: ignore[union-attr]
 
-    def launch(self, name: str, elements: int, **arguments: int | float) -> None:
+    def launch(self, name: str, **arguments: int | float) -> None:
         # The real index: names, alignment and number of the arguments are as the cubin wants them.
-        packed_arguments(find_cubin(read_cubin_index(), name, self.target), arguments)
-        self.enqueue(lambda: self._ddim_step(elements, **arguments))
+        entry = find_cubin(read_cubin_index(), name, self.target)
+        packed_arguments(entry, arguments)
+        assert name.endswith("_fp32")
+        self.enqueue(lambda: self._fused_sampler_step(int(entry.constexprs["SLOTS"]), **arguments))
 
-    def _ddim_step(self, elements: int, **at: Any) -> None:
-        self.log.append(f"kernel {at['k']}")
-        row = self.view(at["coefficients_ptr"] + 20 * at["k"], (5,))
-        x, eps = self.view(at["x_ptr"], (elements,)), self.view(at["eps_ptr"], (elements,))
-        noise = self.view(at["noise_ptr"], (elements,)) if at["noise_ptr"] else None
-        self.view(at["out_ptr"], (elements,))[...] = step_in_numpy(x, eps, row, noise)
+    def _fused_sampler_step(self, slots: int, **at: Any) -> None:
+        k, n, kept = at["k"], at["n"], at["history_slots"]
+        self.log.append(f"kernel {k}")
+        row = self.view(at["table_ptr"] + 4 * len(COLUMNS) * k, (len(COLUMNS),))
+        x, prediction = self.view(at["x_ptr"], (1, n)), self.view(at["prediction_ptr"], (slots, n))
+        history, absent = self.view(at["history_ptr"], (kept, n)), np.full((1, n), np.nan, np.float32)
+        x[...], x0 = table_step(
+            x,
+            prediction,
+            row,
+            noise=self.view(at["noise_ptr"], (1, n)) if at["noises"] else absent,
+            x0_1=history[(k - 1) % kept][None] if kept else absent,
+            x0_2=history[k % kept][None] if kept == 2 else absent,
+        )
+        if kept:
+            history[k % kept] = x0[0]
+        self.view(at["model_input_ptr"], (at["input_slots"], n))[...] = row[-1] * x
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self.log.append("capture")
@@ -134,9 +147,10 @@ class NumpyDevice:
 
 
 class KernelEngine:
-    """An engine that is itself the DDIM kernel: eps is one step from ``noisy``, with ``time`` as its coefficients.
+    """An engine that is itself the sampler kernel: eps is the x0 from ``noisy`` and ``condition`` by the row ``time``.
 
-    It needs nothing but the cubins, so it runs on any GPU that they are for.
+    The row must leave ``noisy`` as it is. The engine needs nothing but the cubins, so it runs on any GPU that they are
+    for.
     """
 
     def __init__(self, device: Any, sizes: Sizes, *, capturable: bool = True) -> None:
@@ -146,9 +160,20 @@ class KernelEngine:
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:
         at = {name: addresses.get(name, memory.address) for name, memory in self.memory.items()}
-        n = self.memory["noisy"].nbytes // 4
-        pointers = {"x_ptr": at["noisy"], "eps_ptr": at["condition"], "noise_ptr": 0, "out_ptr": at["eps"]}
-        self.device.launch("ddim_step", n, **pointers, coefficients_ptr=at["time"], k=0, n=n)
+        self.device.launch(
+            KERNEL,
+            x_ptr=at["noisy"],
+            prediction_ptr=at["condition"],
+            table_ptr=at["time"],
+            noise_ptr=0,
+            history_ptr=at["eps"],
+            model_input_ptr=0,
+            k=0,
+            n=self.memory["noisy"].nbytes // 4,
+            noises=0,
+            history_slots=1,
+            input_slots=0,
+        )
 
     def is_capturable(self) -> bool:
         return self.capturable
@@ -162,7 +187,16 @@ class KernelModule:
     def __call__(self, *, noisy: Array, condition: Array, time: Array) -> dict[str, Array]:
         SIGNATURE.sizes_from_arrays({"noisy": noisy, "condition": condition, "time": time})
         assert (time == time[0]).all()
-        return {"eps": step_in_numpy(noisy, condition, time[0], None)}
+        return {"eps": table_step(noisy, condition, time[0])[1]}
+
+
+def engine_rows(weights: Array) -> Array:
+    """(S, 13) rows for the engine, from (S, 2): how much of ``noisy`` and of ``condition`` is in eps."""
+    rows = np.zeros((len(weights), len(COLUMNS)), np.float32)
+    for name, values in {"x0_from_x": weights[:, 0], "x0_from_prediction": weights[:, 1], "x": 1.0}.items():
+        rows[:, COLUMNS.index(name)] = values
+    rows[:, COLUMNS.index("clamp_low")], rows[:, COLUMNS.index("clamp_high")] = -2.0, 2.0
+    return rows
 
 
 def draw_loop(
@@ -180,7 +214,7 @@ def draw_loop(
         state="noisy",
         x=normal(*shape),
         constants={"condition": normal(*shape)},
-        per_step={"time": np.abs(normal(steps, 5)) + np.float32(0.5)},
+        per_step={"time": engine_rows(np.abs(normal(steps, 2)) + np.float32(0.5))},
         noise=normal(steps, *shape) if eta > 0 else None,
     )
 

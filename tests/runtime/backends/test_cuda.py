@@ -1,6 +1,7 @@
 """The device layer: its logic on a played cuda-core, its truth on a GPU."""
 
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 
 from saishiki.runtime.backends import cuda
+from saishiki.runtime.backends.cubins import CubinIndex, read_cubin_index
 from saishiki.runtime.backends.cuda import CudaDevice, driver_problem
 from saishiki.runtime.backends.device import Memory
+from saishiki.runtime.backends.device_loop import launch_step
 from saishiki.runtime.errors import BackendError
 
-ROW = np.array([[0.8, 0.6, 0.9, 0.3, 0.2], [0.5, 0.7, 0.4, 0.6, 0.1]], np.float32)
+TABLE = np.array(
+    [[1, 1, 1.25, -0.75, -1, 1, 0, 0.9, 0.3, 0, 0, 0.2, 1], [1, 1, 2.0, -1.4, -1, 1, 0, 0.4, 0.6, 0, 0, 0.1, 1]],
+    np.float32,
+)
 
 
 class FakeBuilder:
@@ -59,7 +65,15 @@ def fake_core(log: list[str]) -> Any:
                 raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
             return SimpleNamespace(handle=4096)
 
-    return SimpleNamespace(Device=Device)
+    kernel = SimpleNamespace(handle=77)
+    return SimpleNamespace(
+        Device=Device,
+        LaunchConfig=lambda **config: config,
+        ObjectCode=SimpleNamespace(
+            from_cubin=lambda content, name: SimpleNamespace(get_kernel=lambda entry: log.append(entry) or kernel)
+        ),
+        launch=lambda stream, config, kernel, *arguments: log.append(f"{config} {arguments}"),
+    )
 
 
 @pytest.fixture
@@ -119,6 +133,66 @@ def test_capture_reports_the_first_error(device: CudaDevice, log: list[str]) -> 
     assert log[1:] == ["begin thread_local", "close"]
     assert gc.isenabled()
     assert not cuda._CAPTURING.locked()
+
+
+def driver_answering(error: int, log: list[str]) -> Any:
+    """What ``cuda.bindings.driver`` is to a launch."""
+
+    def set_attribute(attribute: str, value: int, kernel: int, ordinal: int) -> tuple[int]:
+        log.append(f"{attribute} = {value} for {kernel} on {ordinal}")
+        return (error,)
+
+    return SimpleNamespace(
+        CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared"),
+        CUresult=SimpleNamespace(CUDA_SUCCESS=0),
+        cuKernelSetAttribute=set_attribute,
+    )
+
+
+def play_cubin(monkeypatch: pytest.MonkeyPatch, shared_bytes: int) -> None:
+    """An index with one kernel, for the device of :func:`fake_core`; its file is that of another."""
+    real = read_cubin_index().cubins[0]
+    entry = replace(
+        real,
+        name="scale",
+        target="sm89",
+        arch="sm_89",
+        entry="_scale_kernel",
+        args=(("x_ptr", "*fp32"), ("n", "i64"), ("heads", "i32"), ("scratch", "null")),
+        aligned=("x_ptr",),
+        grid=((("n",), 64), (("heads",), 1)),
+        threads=128,
+        shared_bytes=shared_bytes,
+    )
+    monkeypatch.setattr(cuda, "read_cubin_index", lambda: CubinIndex("", {}, (entry,)))
+
+
+def test_launch_derives_the_grid(monkeypatch: pytest.MonkeyPatch, device: CudaDevice, log: list[str]) -> None:
+    play_cubin(monkeypatch, shared_bytes=49152)
+    for _ in range(2):
+        device.launch("scale", x_ptr=256, n=65, heads=3)
+    config = "{'grid': (2, 3), 'block': 128, 'shmem_size': 49152} (256, np.int64(65), np.int32(3), 0)"
+    assert log[1:] == ["_scale_kernel", config, config]
+
+
+def test_launch_allows_a_kernel_its_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, device: CudaDevice, log: list[str]
+) -> None:
+    play_cubin(monkeypatch, shared_bytes=49153)
+    monkeypatch.setattr("importlib.import_module", lambda name: driver_answering(0, log))
+    for _ in range(2):
+        device.launch("scale", x_ptr=256, n=65, heads=3)
+    assert log[2] == "shared = 49153 for 77 on 0"
+    assert len(log) == 5
+
+
+def test_launch_reports_too_little_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, device: CudaDevice, log: list[str]
+) -> None:
+    play_cubin(monkeypatch, shared_bytes=10**6)
+    monkeypatch.setattr("importlib.import_module", lambda name: driver_answering(1, log))
+    with pytest.raises(BackendError, match="GPU 0 gives a kernel no 1000000 bytes of shared memory"):
+        device.launch("scale", x_ptr=256, n=65, heads=3)
 
 
 USED = {
@@ -203,27 +277,28 @@ def test_import_cuda_core_asks_for_a_driver_first(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("with_noise", [False, True], ids=["deterministic", "noise"])
 def test_cubin_on_the_gpu(fakes: Any, with_noise: bool, captured: bool) -> None:
     device = CudaDevice(0)
-    rng = np.random.default_rng(0)
-    x, eps, noise = rng.standard_normal((3, 4096), dtype=np.float32)
-    memory = {"x": x, "eps": eps, "noise": noise, "out": np.full_like(x, np.nan), "coefficients": ROW}
+    x, prediction, noise = np.random.default_rng(0).standard_normal((3, 4096), dtype=np.float32)
+    table = TABLE if with_noise else np.where(np.arange(TABLE.shape[1]) == 11, np.float32(0), TABLE)
+    memory = {"x": x, "prediction": prediction, "table": table, "noise": noise}
     at = {name: device.allocate(array.nbytes) for name, array in memory.items()}
     for name, array in memory.items():
         device.upload(at[name], array)
     pointers = {f"{name}_ptr": held.address for name, held in at.items()}
     if not with_noise:
         pointers["noise_ptr"] = 0
-    kernel = "ddim_step_noise" if with_noise else "ddim_step"
 
     def launch() -> None:
-        device.launch(kernel, x.size, **pointers, k=1, n=x.size)
+        launch_step(device, **pointers, k=1, n=x.size)
 
+    # The first launch loads the kernel, which must not fall into a recording; x is put back afterwards.
     launch()
+    device.upload(at["x"], x)
     device.synchronize()
     (device.capture(launch) if captured else launch)()
     before = device.mark()
     out = np.empty_like(x)
-    device.download(at["out"], out)
-    expected = fakes.step_in_numpy(x, eps, ROW[1], noise if with_noise else None)
+    device.download(at["x"], out)
+    expected = fakes.step_in_numpy(x, prediction, table[1], noise if with_noise else None)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     after = device.mark()
     after.wait()

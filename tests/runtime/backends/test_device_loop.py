@@ -37,6 +37,11 @@ def on_host(fakes: Any, loop: Any) -> Array:
     return run_loop_on_host(fakes.module(), loop, no_progress)
 
 
+def assert_same(result: Array, expected: Array) -> None:
+    """Equal but for rounding: the table holds quotients in fp32 where the host divides."""
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
 def progress(k: int, x: Array | None) -> None:
     assert x is None
 
@@ -72,7 +77,7 @@ def test_loop_equals_the_host_loop(
     loop = fakes.draw_loop(steps=steps, eta=eta, shape=shape)
     device_loop = loop_on(fakes, device)
     result = device_loop.run(loop, no_progress, chunk=chunk)
-    np.testing.assert_array_equal(result, on_host(fakes, loop))
+    assert_same(result, on_host(fakes, loop))
     assert device_loop.captured is True
     assert device.log.count("capture") == device.log.count("replay") == -(-steps // (chunk or steps))
 
@@ -90,7 +95,7 @@ def test_loop_replays_with_new_contents(fakes: Any) -> None:
     device_loop = loop_on(fakes, device)
     for seed in range(3):
         loop = fakes.draw_loop(seed=seed)
-        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+        assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
     assert device.log.count("capture") == 1
     assert device.log.count("replay") == 3
 
@@ -121,14 +126,14 @@ def test_loop_follows_a_changed_schedule(fakes: Any) -> None:
     device_loop = loop_on(fakes, fakes.device())
     for eta, seed in ((1.0, 0), (0.5, 0), (0.5, 1)):
         loop = fakes.draw_loop(eta=eta, seed=seed)
-        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+        assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
 
 
 def test_loop_follows_a_table_changed_in_place(fakes: Any) -> None:
     device_loop, loop = loop_on(fakes, fakes.device()), fakes.draw_loop()
     device_loop.run(loop, no_progress)
-    loop.per_step["time"][...] *= 1.5
-    np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+    loop.per_step["time"][:, 2] *= 1.5
+    assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
 
 
 def test_loop_reports_every_step_in_order(fakes: Any) -> None:
@@ -160,7 +165,7 @@ def test_loop_ends_at_an_exception(fakes: Any) -> None:
     with pytest.raises(KeyboardInterrupt, match="0"):
         device_loop.run(loop, cancel)
     assert device.log.count("replay") == 2  # the first step, and the one under way behind it
-    np.testing.assert_array_equal(device_loop.run(loop, progress), on_host(fakes, loop))
+    assert_same(device_loop.run(loop, progress), on_host(fakes, loop))
 
 
 def test_loop_of_an_engine_that_cannot_be_captured(fakes: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -168,7 +173,7 @@ def test_loop_of_an_engine_that_cannot_be_captured(fakes: Any, caplog: pytest.Lo
     device_loop = loop_on(fakes, device, capturable=False)
     with caplog.at_level(logging.WARNING):
         result = device_loop.run(loop, no_progress)
-    np.testing.assert_array_equal(result, on_host(fakes, loop))
+    assert_same(result, on_host(fakes, loop))
     assert device_loop.captured is False
     assert "capture" not in device.log
     assert "cannot be recorded into a CUDA graph" in caplog.text
@@ -178,7 +183,7 @@ def test_loop_keeps_few_plans(fakes: Any) -> None:
     device_loop = loop_on(fakes, fakes.device())
     for steps in range(1, MAX_PLANS + 4):
         loop = fakes.draw_loop(steps=steps, shape=(1, 3, 2, 2))
-        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+        assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
     assert len(device_loop._plans) == MAX_PLANS
 
 
@@ -187,7 +192,7 @@ def test_loop_plans_anew_for_a_new_engine(fakes: Any) -> None:
     device, loop = fakes.device(), fakes.draw_loop()
     device_loop = DeviceLoop(device, fakes.signature, lambda sizes: fakes.engine(device, sizes))
     for _ in range(2):
-        np.testing.assert_array_equal(device_loop.run(loop, no_progress), on_host(fakes, loop))
+        assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
     assert device.log.count("capture") == 2
 
 
