@@ -1,6 +1,7 @@
 """Kernels run on the GPU where there is one, else under Triton's interpreter, which is chosen before Triton loads."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -15,3 +16,17 @@ def needs_gpu() -> None:
     """Skips a test where there is no GPU."""
     if problem := driver_problem():
         pytest.skip(f"needs an NVIDIA GPU of compute capability 8.0 or newer: {problem}")
+
+
+@pytest.fixture
+def nan_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory holds NaN, so that a number that is never written shows; outputs and workspaces alike."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[kernels]'")
+    empty = torch.empty
+
+    def filled(*arguments: Any, **options: Any) -> Any:
+        out = empty(*arguments, **options)
+        return out.fill_(float("nan")) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch, "empty", filled)
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, float("nan")))

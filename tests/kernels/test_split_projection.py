@@ -14,54 +14,12 @@ from saishiki.kernels.split_projection import (  # noqa: E402
     split_projection,
     split_projection_reference,
 )
+from tests.kernels.drawing import DEVICE, DTYPES, MASKS, THRESHOLD, assert_within_budget, draw, mask_of  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FLOOR = 1e-6
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-THRESHOLD = 0.05
 SELECTIONS = ["foreground_above", "background_below"]
 TENSORS = ("x", "w_fg", "w_bg")
 
-
-@pytest.fixture(autouse=True)
-def nan_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds NaN, so that a number that is never written shows."""
-    empty = torch.empty
-
-    def filled(*arguments: Any, **options: Any) -> Any:
-        out = empty(*arguments, **options)
-        return out.fill_(float("nan")) if out.is_floating_point() else out
-
-    monkeypatch.setattr(torch, "empty", filled)
-
-
-def draw(*shape: int, seed: int, dtype: Any, mean: float = 0.0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator) + mean).to(DEVICE, dtype)
-
-
-def mask_of(kind: str, batch: int, tokens: int) -> Any:
-    """(B, T) of a named kind. A tile has 64 tokens, 32 in fp32, and may hold tokens of two batch rows."""
-    places = torch.arange(tokens).expand(batch, tokens)
-    values = torch.rand(batch, tokens, generator=torch.Generator().manual_seed(9))
-    at = torch.tensor(THRESHOLD)
-    near = torch.stack([at, at.nextafter(at + 1), at.nextafter(at - 1)])
-    kinds = {
-        "empty": torch.zeros(batch, tokens),
-        "full": torch.ones(batch, tokens),
-        "one_token": (places == tokens // 2).float(),
-        "thin_lines": (places % 23 == 7).float(),
-        "checkerboard": (places % 2).float(),
-        "per_batch": (torch.arange(batch)[:, None] % 2).expand(batch, tokens).float(),
-        "at_threshold": near[places % 3],
-        "leaves_0_to_1": values * 2 - 0.6,
-        "random": values * 0.1,
-    }
-    return kinds[kind].contiguous().to(DEVICE)
-
-
-MASKS = ["empty", "full", "one_token", "thin_lines", "checkerboard", "per_batch"]
-MASKS += ["at_threshold", "leaves_0_to_1", "random"]
+pytestmark = pytest.mark.usefixtures("nan_in_new_memory")
 
 
 def case(
@@ -99,10 +57,7 @@ def assert_as_good_as_torch(arguments: dict[str, Any], **wrong: Any) -> None:
     plain = split_projection_reference(**arguments)
     out = split_projection(**{**arguments, **wrong})
     assert out.dtype == arguments["x"].dtype
-    assert out.shape == truth.shape
-    assert not out.isnan().any()
-    budget = 2 * (plain - truth).abs().max() + FLOOR * truth.abs().max().clamp(min=1.0)
-    assert (out - truth).abs().max() <= budget
+    assert_within_budget(out, plain, truth)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -112,7 +67,7 @@ def test_split_projection_of_every_mask(mask: str, selection: str) -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 8.0], ids=["centred", "large_mean"])
-@pytest.mark.parametrize("mask", ["per_batch", "random"])
+@pytest.mark.parametrize("mask", ["per_row", "random"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_split_projection_of_dtypes(dtype: str, mask: str, mean: float) -> None:
     assert_as_good_as_torch(case(dtype=dtype, mask=mask, mean=mean, tokens=64, width=96, out_width=80))
@@ -160,7 +115,7 @@ def test_split_projection_shows_a_wrong(wrong: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("region", ["w_fg", "w_bg"])
 def test_split_projection_leaves_the_other_weight_unread(region: str) -> None:
-    arguments = case(mask="per_batch", tokens=64, dtype="fp16")
+    arguments = case(mask="per_row", tokens=64, dtype="fp16")
     arguments[region].fill_(float("nan"))
     out = split_projection(**arguments)
     assert out[0].isnan().all() == out[0].isnan().any() == (region == "w_bg")
@@ -168,7 +123,7 @@ def test_split_projection_leaves_the_other_weight_unread(region: str) -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="counts the products in Triton's interpreter: needs TRITON_INTERPRET=1")
-@pytest.mark.parametrize(("mask", "products"), [("empty", 2), ("full", 2), ("per_batch", 2), ("checkerboard", 4)])
+@pytest.mark.parametrize(("mask", "products"), [("empty", 2), ("full", 2), ("per_row", 2), ("checkerboard", 4)])
 def test_split_projection_does_no_work_for_a_region_that_no_token_needs(
     mask: str, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +282,7 @@ def test_variant_is_complete(variant: Any) -> None:
 )
 def test_split_projection_on_the_gpu(tokens: int, width: int, out_width: int, dtype: str) -> None:
     assert DEVICE == "cuda"
-    for mask in ("per_batch", "thin_lines", "random"):
+    for mask in ("per_row", "thin_lines", "random"):
         for mean in (0.0, 4.0):
             sizes = {"tokens": tokens, "width": width, "out_width": out_width}
             assert_as_good_as_torch(case(mask=mask, dtype=dtype, mean=mean, **sizes))

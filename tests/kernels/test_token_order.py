@@ -10,27 +10,13 @@ pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernel
 
 from saishiki.kernels import masked_split_cross_attention, split_projection, token_order  # noqa: E402
 from saishiki.kernels.checks import INTERPRETED  # noqa: E402
+from tests.kernels.drawing import DEVICE, draw  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH, TOKENS, WIDTH, KEYS = 2, 150, 64, 128
 WAYS = {"hard": {}, "merge": {"merge_scale": 0.3}, "blend": {"selection": "blend"}}
+HALF = torch.float16
 
-
-@pytest.fixture(autouse=True)
-def nan_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds NaN, so that a token that is never written shows."""
-    empty = torch.empty
-
-    def filled(*arguments: Any, **options: Any) -> Any:
-        out = empty(*arguments, **options)
-        return out.fill_(float("nan")) if out.is_floating_point() else out
-
-    monkeypatch.setattr(torch, "empty", filled)
-    monkeypatch.setattr(torch, "empty_like", lambda x: filled(x.shape, dtype=x.dtype, device=x.device))
-
-
-def draw(*shape: int, seed: int) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, torch.float16)
+pytestmark = pytest.mark.usefixtures("nan_in_new_memory")
 
 
 def checkerboard(tokens: int = TOKENS) -> Any:
@@ -48,13 +34,17 @@ def shuffled() -> Any:
 
 def attend(mask: Any, **options: Any) -> Any:
     tokens = mask.shape[1]
-    q, k, v = (draw(BATCH, count, WIDTH, seed=seed) for seed, count in enumerate((tokens, KEYS, KEYS)))
+    q, k, v = (draw(BATCH, count, WIDTH, seed=seed, dtype=HALF) for seed, count in enumerate((tokens, KEYS, KEYS)))
     way = {"selection": "foreground_above", "threshold": 0.5, **options}
     return masked_split_cross_attention(q, k, v, mask, heads=1, **way)
 
 
 def project(mask: Any, **options: Any) -> Any:
-    x, w_fg, w_bg = draw(BATCH, mask.shape[1], WIDTH, seed=0), draw(WIDTH, WIDTH, seed=1), draw(WIDTH, WIDTH, seed=2)
+    x, w_fg, w_bg = (
+        draw(BATCH, mask.shape[1], WIDTH, seed=0, dtype=HALF),
+        draw(WIDTH, WIDTH, seed=1, dtype=HALF),
+        draw(WIDTH, WIDTH, seed=2, dtype=HALF),
+    )
     return split_projection(x, w_fg, w_bg, mask, selection="foreground_above", threshold=0.5, **options)
 
 
