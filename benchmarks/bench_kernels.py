@@ -29,9 +29,9 @@ Row = dict[str, Any]
 
 def measure(*, dry_run: bool, only: str, save: Callable[[Row], None]) -> Row:
     """The rows of every case whose op or name contains ``only``, printed and saved as they come."""
-    from kernel_cases import CASES, TINY_CASES
-    from kernel_measure import measured_rows, open_bench
-    from kernel_tables import print_measured
+    from kernel_bench.cases import CASES, TINY_CASES
+    from kernel_bench.measure import measured_rows, open_bench
+    from kernel_bench.tables import print_measured
 
     bench = open_bench(dry_run=dry_run)
     cases = [case for case in (TINY_CASES if dry_run else CASES) if only in f"{case.op}, {case.name}"]
@@ -60,9 +60,9 @@ def run(given: argparse.Namespace) -> int:
     """The exit status: 1 where a test is red."""
     save = saver(given.output, given.commit)
     if given.static:
-        from kernel_readme import rewrite_readme
-        from kernel_static import static_report
-        from kernel_tables import print_static
+        from kernel_bench.readme import rewrite_readme
+        from kernel_bench.static import static_report
+        from kernel_bench.tables import print_static
 
         result = static_report()
         print_static(result)
@@ -70,7 +70,7 @@ def run(given: argparse.Namespace) -> int:
         if given.readme:
             rewrite_readme(result)
         return 0
-    from kernel_measure import red_rows
+    from kernel_bench.measure import red_rows
 
     red = red_rows(measure(dry_run=given.dry_run, only=given.only, save=save)["cases"])
     for name in red:

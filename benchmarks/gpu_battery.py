@@ -290,8 +290,8 @@ def kernels(options: Options) -> Iterator[Row]:
     """Every op of ``saishiki.kernels``: its test at real shapes, its speed and its rivals; see ``bench_kernels.py``."""
     if options.dry_run and gpu_name() == "none":
         os.environ["TRITON_INTERPRET"] = "1"
-    from kernel_cases import CASES, TINY_CASES
-    from kernel_measure import measured_rows, open_bench, red_rows
+    from kernel_bench.cases import CASES, TINY_CASES
+    from kernel_bench.measure import measured_rows, open_bench, red_rows
 
     bench = open_bench(dry_run=options.dry_run)
     yield {"what": "ceilings", **bench.row}

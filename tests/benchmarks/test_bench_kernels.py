@@ -14,12 +14,11 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 
 import bench_kernels  # noqa: E402
-import kernel_measure  # noqa: E402
-import kernel_trials  # noqa: E402
-from kernel_cases import CASES, TINY_CASES, AttentionCase, GroupNormCase, KernelCase, SamplerCase  # noqa: E402
-from kernel_clock import Ceilings  # noqa: E402
-from kernel_measure import Bench, checked, measured_row, red_rows, rival_row, targets_of  # noqa: E402
-from kernel_trials import COPY, Place, Rival, Trial, trial_of  # noqa: E402
+from gpu_clock import Ceilings  # noqa: E402
+from kernel_bench import measure, trials  # noqa: E402
+from kernel_bench.cases import CASES, TINY_CASES, AttentionCase, GroupNormCase, KernelCase, SamplerCase  # noqa: E402
+from kernel_bench.measure import Bench, checked, measured_row, red_rows, rival_row, targets_of  # noqa: E402
+from kernel_bench.trials import COPY, Place, Rival, Trial, trial_of  # noqa: E402
 from roofline import Work  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bench_kernels.py"
@@ -47,7 +46,7 @@ class NoClock:
 
 @pytest.fixture(autouse=True)
 def one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_measure, "launches_of", lambda run: 1)
+    monkeypatch.setattr(measure, "launches_of", lambda run: 1)
 
 
 def bench(clock: Any) -> Bench:
@@ -102,7 +101,7 @@ def first_of(out: Any) -> Any:
 
 @pytest.mark.parametrize("op", sorted({case.op for case in TINY_CASES}))
 def test_an_op_that_is_off_by_two_percent_is_red(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = getattr(kernel_trials, op)
+    right = getattr(trials, op)
 
     def wrong(x: Any, *arguments: Any, **options: Any) -> Any:
         out = right(x, *arguments, **options)
@@ -112,7 +111,7 @@ def test_an_op_that_is_off_by_two_percent_is_red(op: str, monkeypatch: pytest.Mo
     case = next(case for case in TINY_CASES if case.op == op)
     place = Place(DEVICE, True)
     assert not measured_row(case, trial_of(case, place), bench(None))["red"]
-    monkeypatch.setattr(kernel_trials, op, wrong)
+    monkeypatch.setattr(trials, op, wrong)
     assert measured_row(case, trial_of(case, place), bench(NoClock()))["red"]
 
 
@@ -130,9 +129,9 @@ def test_a_case_that_fails_is_red_and_hides_no_other(monkeypatch: pytest.MonkeyP
             raise ValueError("no such kernel")
         return trial(torch.ones(2))
 
-    monkeypatch.setattr(kernel_measure, "trial_of", fail_first)
-    monkeypatch.setattr(kernel_measure, "details_of", lambda case: {})
-    first, second = kernel_measure.measured_rows([CASES[0], CASE], bench(None))
+    monkeypatch.setattr(measure, "trial_of", fail_first)
+    monkeypatch.setattr(measure, "details_of", lambda case: {})
+    first, second = measure.measured_rows([CASES[0], CASE], bench(None))
     assert (first["red"], first["failed"]) == (True, "ValueError: no such kernel")
     assert not second["red"]
 
@@ -140,18 +139,18 @@ def test_a_case_that_fails_is_red_and_hides_no_other(monkeypatch: pytest.MonkeyP
 def test_rivals_are_tried_once_per_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     rivals = {"rival": Rival(lambda: tried.append(1), same=False)}
-    monkeypatch.setattr(kernel_measure, "trial_of", lambda case, place: trial(torch.ones(2), rivals))
+    monkeypatch.setattr(measure, "trial_of", lambda case, place: trial(torch.ones(2), rivals))
     lines, figure, merged = (
         AttentionCase("test", 1, 4, 4, mask, 1, 64, 8, merge_scale)
         for mask, merge_scale in (("lines", 0.0), ("figure", 0.0), ("figure", 0.5))
     )
-    rows = list(kernel_measure.measured_rows([lines, figure, merged], bench(None)))
+    rows = list(measure.measured_rows([lines, figure, merged], bench(None)))
     assert len(tried) == 2 * 2  # once to see that it runs, and once more
     assert rows[0]["rivals"] == rows[1]["rivals"] == {"rival": {}}
 
 
 def test_a_red_row_is_an_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(kernel_measure, "trial_of", lambda case, place: trial(torch.tensor([1.0, 2.0])))
+    monkeypatch.setattr(measure, "trial_of", lambda case, place: trial(torch.tensor([1.0, 2.0])))
     given = Namespace(static=False, dry_run=True, only="", output=None, commit=None)
     assert bench_kernels.run(given) == 1
     printed = capsys.readouterr()

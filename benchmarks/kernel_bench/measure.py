@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from kernel_cases import AttentionCase, GroupNormCase, KernelCase, SamplerCase, details_of
-from kernel_clock import Ceilings, GpuClock, Run, launches_of
-from kernel_trials import COPY, Place, Rival, Tensors, Trial, trial_of
+from gpu_clock import Ceilings, GpuClock, Run, launches_of
 from roofline import Roofline, Work, roofline
+
+from kernel_bench.cases import AttentionCase, GroupNormCase, KernelCase, SamplerCase, details_of
+from kernel_bench.trials import COPY, Place, Rival, Tensors, Trial, trial_of
 
 FLOOR = 1e-6
 BATCH_64 = 64

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[kernels]'")
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 
-from kernel_cases import CASES, AttentionCase, SplitCase
-from kernel_readme import README, markdown, with_figures
-from kernel_static import case_row, cubin_row, static_report
+from kernel_bench.cases import CASES, AttentionCase, SplitCase
+from kernel_bench.readme import README, markdown, with_figures
+from kernel_bench.static import case_row, cubin_row, static_report
 
 from saishiki.runtime.backends.cubins import read_cubin_index
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu" / "bench_kernels.json"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "cpu" / "bench_kernels.json"
 REGENERATE = "python benchmarks/bench_kernels.py --static --readme --output benchmarks/results/cpu/bench_kernels.json"
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from kernel_cases import CASES, KernelCase, details_of
 from occupancy import occupancy
 from roofline import GPUS, roofline_on
 
+from kernel_bench.cases import CASES, KernelCase, details_of
 from saishiki.runtime.backends.cubins import CubinEntry, read_cubin_index
 
 Row = dict[str, Any]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kernel_tables import figures
+from kernel_bench.tables import figures
 
-README = Path(__file__).parents[1] / "kernels" / "README.md"
+README = Path(__file__).parents[2] / "kernels" / "README.md"
 MARKED = re.compile(r"(<!-- figures of (\w+)[^>]*-->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 # The README shows the largest levels; the report has all.

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[kernels]'")
 
-import kernel_clock  # noqa: E402
-from kernel_clock import RUNS, WARMUP, GpuClock, launches_of, percentiles_us  # noqa: E402
+import gpu_clock  # noqa: E402
+from gpu_clock import RUNS, WARMUP, GpuClock, launches_of, percentiles_us  # noqa: E402
 
 LOG: list[str] = []
 
@@ -95,7 +95,7 @@ def test_launches_are_what_the_profiler_saw(
         def events(self) -> list[SimpleNamespace]:
             return [SimpleNamespace(device_type=SimpleNamespace(name=name)) for name in seen]
 
-    monkeypatch.setattr(kernel_clock, "profile", lambda activities: Profile())
+    monkeypatch.setattr(gpu_clock, "profile", lambda activities: Profile())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert launches_of(lambda: None) == launches
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from kernel_work import Bools, Regions, attention_work, group_norm_work, projection_work, sampler_work
 from roofline import Work
+
+from kernel_bench.work import Bools, Regions, attention_work, group_norm_work, projection_work, sampler_work
 
 FP16_BYTES = 2
 LINE_EVERY = 8

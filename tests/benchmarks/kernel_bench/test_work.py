@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from kernel_work import Regions, attention_work, group_norm_work, projection_work, sampler_work
+from kernel_bench.work import Regions, attention_work, group_norm_work, projection_work, sampler_work
 from roofline import Work
 
 MASKS = ["foreground", "background", "mixed", "batch differs"]

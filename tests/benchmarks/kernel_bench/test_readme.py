@@ -15,7 +15,7 @@ from saishiki.runtime.backends import cuda  # noqa: E402
 from saishiki.runtime.backends.cubins import find_cubin, grid_of, packed_arguments, read_cubin_index  # noqa: E402
 from saishiki.runtime.backends.device import Memory  # noqa: E402
 
-README = Path(__file__).parents[2] / "kernels" / "README.md"
+README = Path(__file__).parents[3] / "kernels" / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 TORCH_FREE = [block for block in BLOCKS if "CudaDevice" in block]
 WITH_DIFFUSERS = [block for block in BLOCKS if "diffusers" in block]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kernel_cases import AttentionCase, GroupNormCase, KernelCase, ProjectionCase, SamplerCase
 from roofline import Work
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kernel_bench.cases import AttentionCase, GroupNormCase, KernelCase, ProjectionCase, SamplerCase
 from saishiki.kernels.fused_sampler_step import fused_sampler_step, fused_sampler_step_reference
 from saishiki.kernels.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from saishiki.kernels.masked_split_cross_attention import (
