@@ -530,7 +530,7 @@ def rtx_probe(options: Options) -> Iterator[Row]:
 PARTS: Mapping[str, Part] = {
     "environment": Part(environment, 60, needs_gpu=False),
     "ceilings": Part(ceilings, 60, needs_gpu=False),
-    "gpu_tests": Part(gpu_tests, 180, needs_gpu=True),
+    "gpu_tests": Part(gpu_tests, 300, needs_gpu=True),
     "cubins": Part(cubins, 60, needs_gpu=True),
     "kernels": Part(kernels, 480, needs_gpu=False),
     "eager": Part(eager, 120, needs_gpu=False),
