@@ -1,4 +1,4 @@
-"""The command lines of the runtime: ``colorize``, and ``saishiki`` with ``verify``, ``inspect`` and ``doctor``."""
+"""The command lines of the runtime: ``colorize``, and ``saishiki`` with its commands."""
 
 import platform
 import sys
@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from saishiki.runtime.backends import BACKENDS, diagnose, open_backend
+from saishiki.runtime.bench.command import bench
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.canvas import Mode
 from saishiki.runtime.cli_errors import exit_on_error
@@ -93,6 +94,7 @@ def main() -> None:
 
 
 main.add_command(colorize)
+main.add_command(bench)
 
 
 @main.command(context_settings=_SETTINGS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class Completion(Protocol):
 
     def wait(self) -> None:
         """Returns once the device has come this far."""
+        ...
+
+    def ms_since(self, earlier: Self) -> float:
+        """Device time between two points, both reached, in milliseconds."""
         ...
 
 

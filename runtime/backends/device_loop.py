@@ -207,18 +207,32 @@ class DeviceLoop:
 
         Raises ``ValueError`` for a loop that does not fit the denoiser's signature.
         """
-        sizes = self._checked_sizes(loop)
-        steps = len(loop.schedule)
-        chunk = chunk or (steps if on_step is no_progress else PROGRESS_CHUNK)
-        key = PlanKey(tuple(sorted(sizes.items())), steps, loop.noise is not None, min(chunk, steps))
-        plan = self._plan(key, sizes, loop)
-        self.captured = plan.captured
+        plan = self._plan_for(loop, chunk or (len(loop.schedule) if on_step is no_progress else PROGRESS_CHUNK))
         try:
             plan.upload(loop)
             plan.run(on_step)
             return plan.download(loop.x)
         finally:
             self._device.synchronize()
+
+    def run_timed(self, loop: DenoisingLoop) -> tuple[Array, float]:
+        """x after the last step, run without reports, and the device time of all steps in milliseconds."""
+        plan = self._plan_for(loop, len(loop.schedule))
+        try:
+            plan.upload(loop)
+            begin = self._device.mark()
+            plan.run(no_progress)
+            end = self._device.mark()
+            return plan.download(loop.x), end.ms_since(begin)
+        finally:
+            self._device.synchronize()
+
+    def _plan_for(self, loop: DenoisingLoop, chunk: int) -> LoopPlan:
+        sizes, steps = self._checked_sizes(loop), len(loop.schedule)
+        key = PlanKey(tuple(sorted(sizes.items())), steps, loop.noise is not None, min(chunk, steps))
+        plan = self._plan(key, sizes, loop)
+        self.captured = plan.captured
+        return plan
 
     def _plan(self, key: PlanKey, sizes: Sizes, loop: DenoisingLoop) -> LoopPlan:
         engine = self._engine_at(sizes)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from saishiki.runtime.backends.cuda import driver_problem
-from saishiki.runtime.backends.host_loop import run_loop_on_host
-from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep
+from saishiki.runtime.backends.host_loop import run_loop_on_host, run_loop_on_host_timed
+from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError, BundleError
 from saishiki.runtime.manifest import GraphEntry, Precision
@@ -79,6 +79,10 @@ class OnnxRuntimeBackend:
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
         """Runs the loop with its state in host memory."""
         return run_loop_on_host(denoiser, loop, on_step)
+
+    def run_loop_timed(self, denoiser: Module, loop: DenoisingLoop) -> TimedLoop:
+        """The same, and the time in it that went into sessions."""
+        return run_loop_on_host_timed(denoiser, loop)
 
     def close(self) -> None:
         """Nothing to free: sessions go with their modules."""

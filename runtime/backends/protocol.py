@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
@@ -10,6 +10,7 @@ from saishiki.runtime.schedule import DDIMSchedule
 from saishiki.runtime.signature import Array, Signature
 
 OnStep = Callable[[int, Array | None], None]
+Clock = Literal["host", "device"]
 
 
 def no_progress(k: int, x: Array | None) -> None:
@@ -87,4 +88,37 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class TimedLoop:
+    """A run of the loop: x after its last step, how long it took, and how much of that its steps were at work.
+
+    Args:
+        engine_ms: by ``clock``: ``device`` from the first step's start to the last one's end as the device saw it;
+            ``host`` in calls of the denoiser, with the copies to a device where there is one.
+    """
+
+    x: Array
+    wall_ms: float
+    engine_ms: float
+    clock: Clock
+
+
+@runtime_checkable
+class TimesLoops(Protocol):
+    """A backend that can tell its engine's time from its own; the loop is the same as without."""
+
+    def run_loop_timed(self, denoiser: Module, loop: DenoisingLoop) -> TimedLoop:
+        """Runs the loop to its end, without reports between the steps."""
+        ...
+
+
+@runtime_checkable
+class TimesItself(Protocol):
+    """A module that can tell how long the device alone took."""
+
+    def device_ms(self, **inputs: Array) -> float:
+        """Runs once: device time in milliseconds, without copies from and to the host."""
         ...

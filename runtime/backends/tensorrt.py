@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from saishiki.runtime.backends.cuda import INSTALL, CudaDevice, driver_problem
 from saishiki.runtime.backends.device import Memory, padded_bytes
 from saishiki.runtime.backends.device_loop import DeviceLoop
 from saishiki.runtime.backends.engine_choice import check_engine, choose_engine, choose_profile
-from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep
+from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop
 from saishiki.runtime.backends.rtx_cache import RuntimeCache, cache_folder
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
@@ -124,6 +125,19 @@ class TensorRTModule:
                 self._backend.device.upload(execution.memory[name], array)
             execution.enqueue({})
             return {spec.name: self._download(execution, spec.name, sizes) for spec in self.signature.outputs}
+
+    def device_ms(self, **inputs: Array) -> float:
+        """Runs once: device time in milliseconds, without copies. Raises as a call does."""
+        sizes = self.signature.sizes_from_arrays(inputs)
+        with self._backend.working():
+            execution, device = self.execution_at(sizes), self._backend.device
+            for name, array in inputs.items():
+                device.upload(execution.memory[name], array)
+            begin = device.mark()
+            execution.enqueue({})
+            end = device.mark()
+            device.synchronize()
+            return float(end.ms_since(begin))
 
     def _download(self, execution: TensorRTExecution, name: str, sizes: Sizes) -> Array:
         (spec,) = (spec for spec in self.signature.outputs if spec.name == name)
@@ -255,10 +269,22 @@ class TensorRTBackend:
 
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
         """Runs the loop on the device; ``denoiser`` must be of this backend, which ``on_step`` must not use."""
-        if not isinstance(denoiser, TensorRTModule) or denoiser not in self._modules:
-            raise TypeError(f"expected a module that this backend loaded, got {denoiser!r}")
+        own = self._own(denoiser)
         with self.working():
-            return denoiser.loop.run(loop, on_step)
+            return own.loop.run(loop, on_step)
+
+    def run_loop_timed(self, denoiser: Module, loop: DenoisingLoop) -> TimedLoop:
+        """The same without reports, and the device time of its steps."""
+        own = self._own(denoiser)
+        with self.working():
+            begin = perf_counter()
+            x, engine_ms = own.loop.run_timed(loop)
+            return TimedLoop(x, (perf_counter() - begin) * 1e3, engine_ms, "device")
+
+    def _own(self, module: Module) -> TensorRTModule:
+        if not isinstance(module, TensorRTModule) or module not in self._modules:
+            raise TypeError(f"expected a module that this backend loaded, got {module!r}")
+        return module
 
     def close(self) -> None:
         """Frees the device; modules of this backend cannot be used afterwards."""

@@ -131,19 +131,30 @@ class NumpyDevice:
 
         return replay
 
-    def mark(self) -> "NumpyDevice":
+    def mark(self) -> "NumpyMark":
         assert self.recording is None
         self.log.append("mark")
-        return self
-
-    def wait(self) -> None:
-        self.log.append("wait")
+        return NumpyMark(self, len(self.log))
 
     def synchronize(self) -> None:
         assert self.recording is None
 
     def close(self) -> None:
         self.log.append("close")
+
+
+@dataclass
+class NumpyMark:
+    """A place in a device's log; its milliseconds are the lines between two of them."""
+
+    device: NumpyDevice
+    at: int
+
+    def wait(self) -> None:
+        self.device.log.append("wait")
+
+    def ms_since(self, earlier: "NumpyMark") -> float:
+        return float(self.at - earlier.at - 1)
 
 
 class KernelEngine:

@@ -155,6 +155,22 @@ def test_loop_without_progress_is_one_graph(fakes: Any) -> None:
     assert device.log.count("replay") == 1
 
 
+def test_run_timed_is_one_graph_between_two_marks_without_copies(fakes: Any) -> None:
+    device, loop = fakes.device(), fakes.draw_loop(steps=4)
+    device_loop = loop_on(fakes, device)
+    x, _ = device_loop.run_timed(loop)
+    np.testing.assert_array_equal(x, device_loop.run(loop, no_progress))
+    device.log.clear()
+    again, engine_ms = device_loop.run_timed(loop)
+    np.testing.assert_array_equal(again, x)
+    first, last = device.log.index("mark"), len(device.log) - 1 - device.log[::-1].index("mark")
+    between = device.log[first + 1 : last]
+    assert engine_ms == len(between)
+    assert between.count("replay") == 1
+    assert [line for line in between if line.startswith(("upload", "download"))] == []
+    assert device.log[last + 1 :] == ["download"]
+
+
 def test_loop_ends_at_an_exception(fakes: Any) -> None:
     device = fakes.device()
     device_loop, loop = loop_on(fakes, device), fakes.draw_loop(steps=4)

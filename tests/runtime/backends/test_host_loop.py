@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saishiki.runtime.backends.host_loop import run_loop_on_host
+from saishiki.runtime.backends import host_loop
+from saishiki.runtime.backends.host_loop import run_loop_on_host, run_loop_on_host_timed
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.samplers import sample_ddim
 
@@ -65,3 +66,23 @@ def test_a_loop_must_have_the_noise_that_eta_asks_for(fakes):
         ValueError, match=r"expected noise \(4, 2, 3, 5, 7\), one for every step, got \(3, 2, 3, 5, 7\)"
     ):
         replace(loop, noise=loop.noise[1:])
+
+
+def test_run_loop_on_host_timed_tells_the_modules_time_from_its_own(fakes, monkeypatch):
+    loop, now = fakes.draw_loop(steps=4), [0.0]
+    monkeypatch.setattr(host_loop, "perf_counter", lambda: now[0])
+
+    class Slow(Recording):
+        def __call__(self, **inputs):
+            now[0] += 0.010
+            return super().__call__(**inputs)
+
+        def __getattribute__(self, name):
+            now[0] += 0.005 if name == "signature" else 0.0
+            return super().__getattribute__(name)
+
+    timed = run_loop_on_host_timed(Slow(fakes.module()), loop)
+    np.testing.assert_array_equal(timed.x, run_loop_on_host(fakes.module(), loop, no_progress))
+    assert timed.engine_ms == pytest.approx(40)
+    assert timed.wall_ms == pytest.approx(45)
+    assert timed.clock == "host"

@@ -14,7 +14,7 @@ import pytest
 
 from saishiki.runtime.backends import tensorrt
 from saishiki.runtime.backends.host_loop import run_loop_on_host
-from saishiki.runtime.backends.protocol import no_progress
+from saishiki.runtime.backends.protocol import TimesItself, TimesLoops, no_progress
 from saishiki.runtime.backends.tensorrt import MAX_EXECUTIONS, TensorRTBackend, TensorRTModule, why_unavailable
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
@@ -281,9 +281,35 @@ def test_run_loop_asks_whether_the_engine_can_be_captured(
     assert module.loop.captured is False
 
 
-def test_run_loop_refuses_a_foreign_module(fakes: Any, backend: TensorRTBackend) -> None:
+def test_run_loop_timed_is_the_same_loop(fakes: Any, backend: TensorRTBackend, bundle: Bundle) -> None:
+    module, loop = load(backend, bundle), fakes.draw_loop()
+    timed = backend.run_loop_timed(module, loop)
+    np.testing.assert_array_equal(timed.x, backend.run_loop(module, loop, no_progress))
+    assert timed.clock == "device"
+    assert timed.wall_ms > 0
+    assert timed.engine_ms > 0
+    assert isinstance(backend, TimesLoops)
+
+
+def test_device_ms_is_a_run_without_its_copies(fakes: Any, backend: TensorRTBackend, bundle: Bundle) -> None:
+    module, inputs = load(backend, bundle), draw_inputs()
+    assert isinstance(module, TimesItself)
+    module(**inputs)
+    backend.device.log.clear()
+    assert module.device_ms(**inputs) == len(backend.device.log) - backend.device.log.index("mark") - 2
+    assert [line.split()[0] for line in backend.device.log if line.startswith(("upload", "mark"))] == [
+        *["upload"] * 3,
+        *["mark"] * 2,
+    ]
+    with pytest.raises(ValueError, match="no profile of the engine holds"):
+        module.device_ms(**draw_inputs(batch=9))
+
+
+@pytest.mark.parametrize("run", ["run_loop", "run_loop_timed"])
+def test_run_loop_refuses_a_foreign_module(fakes: Any, backend: TensorRTBackend, run: str) -> None:
+    options = (no_progress,) if run == "run_loop" else ()
     with pytest.raises(TypeError, match="expected a module that this backend loaded"):
-        backend.run_loop(fakes.module(), fakes.draw_loop(), no_progress)
+        getattr(backend, run)(fakes.module(), fakes.draw_loop(), *options)
 
 
 def test_backend_is_thread_safe(fakes: Any, backend: TensorRTBackend, bundle: Bundle) -> None:
