@@ -34,6 +34,24 @@ def percentiles_us(times_ms: list[float]) -> Figures:
     return {f"p{q}_us": round(ordered[min(len(ordered) - 1, len(ordered) * q // 100)] * 1e3, 2) for q in PERCENTILES}
 
 
+def captured(run: Run) -> Run:
+    """``run`` as one CUDA graph, recorded after three runs; a replay returns what the recording did, filled anew."""
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return out
+
+    return replay
+
+
 class GpuClock:
     """Owns the memory whose reading flushes the L2 cache."""
 
@@ -48,15 +66,7 @@ class GpuClock:
 
     def replayed(self, run: Run) -> Figures:
         """Times of ``run`` as a CUDA graph."""
-        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                run()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        return self.launched(graph.replay)
+        return self.launched(captured(run))
 
     def _once_ms(self, run: Run) -> float:
         events: Any = torch.cuda.Event

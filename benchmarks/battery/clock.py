@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gpu_clock
 import torch
 
 from battery.part import Options, Row
@@ -104,20 +105,7 @@ def captured(run: Run, options: Options) -> Run:
     """``run`` as one CUDA graph; in a dry run, ``run`` itself."""
     if options.dry_run:
         return run
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-
-    def replay() -> Any:
-        graph.replay()
-        return out
-
-    return replay
+    return gpu_clock.captured(run)
 
 
 def synchronize(options: Options) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import gpu_clock
 import torch
 from torch import Tensor
 
@@ -106,20 +107,7 @@ def captured(run: Run, device: str) -> Run:
     """``run`` as one CUDA graph; on a CPU, ``run`` itself."""
     if device == "cpu":
         return run
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-
-    def replay() -> Any:
-        graph.replay()
-        return out
-
-    return replay
+    return gpu_clock.captured(run)
 
 
 def _inference(run: Run) -> Run:

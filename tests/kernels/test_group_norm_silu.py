@@ -31,18 +31,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 # The interpreter's numpy says so where SiLU takes exp(-y) of a very negative y; the result is 0, as it should be.
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+pytestmark = [
+    pytest.mark.usefixtures("nan_in_new_memory"),
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
+]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-
-real_empty = torch.empty
-
-
-@pytest.fixture(autouse=True)
-def nan_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds NaN, so that a number that is never written shows; outputs and workspaces alike."""
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: real_empty(*shape, **options).fill_(float("nan")))
 
 
 def draw(shape: tuple[int, ...], dtype: Any, *, scale: float = 1.0, mean: float = 0.0, seed: int = 0) -> Any:
