@@ -1,10 +1,13 @@
-"""Exports the full-size AnimeDiffusion network to fp16 ONNX and an SM89 engine, and measures what that takes.
+"""Exports a network of the published size to fp16 ONNX and SM89 engines, and measures what that takes.
 
     python benchmarks/export_full_size.py [--output benchmarks/results/cpu/export_full_size.json]
+    python benchmarks/export_full_size.py --family colorizediffusion-v2 [--folder DIR] [--targets onnx]
 
 Weights are random, seeded, and distinct, so sizes and times are those of a trained checkpoint. Measured in processes of
-their own: the whole command (wall seconds, and peak RSS of the process with all its children), then one forward pass at
-256x256 of PyTorch eager and of the exported fp32 and fp16 graphs in ONNX Runtime, in turn on the same cores.
+their own: the whole command (wall seconds, and peak RSS of the process with all its children). Then, of AnimeDiffusion,
+one forward pass at 256x256 of PyTorch eager and of the exported fp32 and fp16 graphs in ONNX Runtime, in turn on the
+same cores; of ColorizeDiffusion (all modules, 512x512 and 768x768) the same command again, with nothing changed, and
+the bound that its memory has to keep. ``--folder`` keeps checkpoint (4.8 GB) and bundle; it must have 40 GB left.
 """
 
 import argparse
@@ -16,30 +19,40 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from random_weights.colorizediffusion import checkpoint_layout, write_random_checkpoint
 from reporting import describe_machine, report
 from safetensors.torch import save_file
 
-from saishiki.models.animediffusion import CONFIGS, AnimeDiffusion, modules
+from saishiki.models import animediffusion
+from saishiki.models.animediffusion import AnimeDiffusion, modules
+from saishiki.models.colorizediffusion import CONFIGS
+from saishiki.models.colorizediffusion.recognition import PARTS
 from saishiki.runtime.backends import open_backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.schedule import linear_betas
 
 SIZE = 256
+OPTIONS = ("--size", str(SIZE), "--attention-heads", "4")
 ROUNDS = 7
+COLORIZEDIFFUSION = {f"colorizediffusion-{generation}": generation for generation in CONFIGS}
+COLORIZEDIFFUSION_OPTIONS = ("--size", "512", "--size", "768", "--precision", "fp16")
+BOUND_PER_BYTE, BOUND_BYTES = 1.6, 1.5e9
+"""Peak RSS: so much for every byte that the largest module takes in fp16, and so much besides."""
 RSS_INTERVAL_S = 0.05
 
 
 def random_network(seed: int = 0) -> AnimeDiffusion:
     """The published configuration with seeded random weights."""
     torch.manual_seed(seed)
-    network = AnimeDiffusion(CONFIGS["published"]).eval()
+    network = AnimeDiffusion(animediffusion.CONFIGS["published"]).eval()
     network.set_schedule(torch.from_numpy(linear_betas(1000, 1e-6, 1e-2)))
     return network
 
@@ -60,27 +73,23 @@ def _rss_of_tree(parent: psutil.Process) -> int:
         return 0
 
 
-def measure_export(checkpoint: Path, bundle: Path, cache: Path) -> dict[str, Any]:
-    """Wall seconds and peak RSS of ``export-engines`` from a cold engine cache."""
-    command = [
-        sys.executable,
-        "-m",
-        "saishiki.export",
-        str(checkpoint),
-        "-o",
-        str(bundle),
-        "--size",
-        str(SIZE),
-        "--json",
-    ]
-    command += ["--attention-heads", "4"]
+def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequence[str]) -> dict[str, Any]:
+    """Wall seconds and peak RSS of ``export-engines`` with these options, from a cold engine cache.
+
+    Raises ``RuntimeError`` with its last words where it fails; it does where the parity is red.
+    """
+    command = [sys.executable, "-m", "saishiki.export", str(checkpoint), "-o", str(bundle), *options, "--json"]
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"SAISHIKI_CACHE": str(cache)})
+    environ = os.environ | {"SAISHIKI_CACHE": str(cache)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
     peaks: list[int] = []
     watcher = threading.Thread(target=lambda: peaks.append(peak_rss_bytes(process)))
     watcher.start()
-    output, _ = process.communicate()
+    output, words = process.communicate()
     watcher.join()
+    if process.returncode != 0:
+        told = (words or output).decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"export-engines ended with status {process.returncode}: {' '.join(told)}")
     printed = json.loads(output)
     return {
         "seconds": round(time.perf_counter() - begin, 1),
@@ -92,6 +101,7 @@ def measure_export(checkpoint: Path, bundle: Path, cache: Path) -> dict[str, Any
         "engine_mb": {
             name: round(module["engines"][0]["file"]["bytes"] / 1e6, 1)
             for name, module in printed["manifest"]["modules"].items()
+            if module["engines"]
         },
     }
 
@@ -130,19 +140,55 @@ def measure_forwards(runners: dict[str, Callable[[], Any]]) -> dict[str, dict[st
     }
 
 
-def main() -> None:
+def measure_animediffusion(folder: Path, targets: Sequence[str]) -> dict[str, Any]:
+    """The export and the forwards."""
+    network = random_network()
+    save_file(network.state_dict(), folder / "full.safetensors")
+    bundle, options = folder / "full.saishiki", (*OPTIONS, *targets)
+    export = measure_export(folder / "full.safetensors", bundle, folder / "cache", options=options)
+    return {"size": SIZE, "export": export, "forward": measure_forwards(forward_runners(network, bundle))}
+
+
+def measure_colorizediffusion(generation: str, folder: Path, targets: Sequence[str]) -> dict[str, Any]:
+    """The export with all modules, what its memory is bound to, and the same again."""
+    checkpoint, options = folder / "full.safetensors", (*COLORIZEDIFFUSION_OPTIONS, *targets)
+    write_random_checkpoint(checkpoint, CONFIGS[generation], image_encoder=True)
+    first, again = (
+        measure_export(checkpoint, folder / f"{name}.saishiki", folder / "cache", options=options)
+        for name in ("full", "again")
+    )
+    bound_gb = round(memory_bound_bytes(generation) / 1e9, 2)
+    rerun = {name: again[name] for name in ("seconds", "peak_rss_gb")}
+    return {"options": options, "export": first, "peak_rss_bound_gb": bound_gb, "rerun": rerun}
+
+
+def memory_bound_bytes(generation: str) -> float:
+    """What the peak RSS of an export may be, by the fp16 weights of the largest network of a checkpoint."""
+    layout = checkpoint_layout(CONFIGS[generation], image_encoder=True)
+    largest = max(
+        sum(tensor.nbytes for name, tensor in layout.items() if name.startswith(part))
+        for part in (*PARTS[CONFIGS[generation].generation], "cond_stage_model.")
+    )
+    return BOUND_PER_BYTE * largest + BOUND_BYTES
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, and writes JSON where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        network = random_network()
-        save_file(network.state_dict(), folder / "full.safetensors")
-        export = measure_export(folder / "full.safetensors", folder / "full.saishiki", folder / "cache")
-        forwards = measure_forwards(forward_runners(network, folder / "full.saishiki"))
-    result = {"environment": describe_machine(), "size": SIZE, "export": export, "forward": forwards}
-    report(result, arguments.output)
+    parser.add_argument("--family", choices=("animediffusion", *COLORIZEDIFFUSION), default="animediffusion")
+    parser.add_argument("--targets", default="rtx", help="as of export-engines; default: rtx")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work, and leave what was made")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON")
+    given = parser.parse_args(arguments)
+    if given.folder and not given.folder.is_dir():
+        parser.error(f"no folder {given.folder}: make it first")
+    with nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as name:
+        folder, targets = Path(name), ("--targets", given.targets)
+        if given.family in COLORIZEDIFFUSION:
+            figures = measure_colorizediffusion(COLORIZEDIFFUSION[given.family], folder, targets)
+        else:
+            figures = measure_animediffusion(folder, targets)
+    report({"environment": describe_machine(), "family": given.family, **figures}, given.output)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from reporting import describe_machine, report
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.models import LoadedModel, LoadOptions, read_checkpoint, recognize
+from saishiki.models.beside_cpu_torch import import_beside_cpu_torch
 from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.images import normalized_from_uint8, read_image, uint8_from_normalized
 from saishiki.runtime.noise import Noise, draw_noise
 from saishiki.runtime.parity import psnr_db
-from saishiki.runtime.pipelines import Sampling, load_pipeline
+from saishiki.runtime.pipelines import AnimeDiffusionPipeline, Sampling
 from saishiki.runtime.preparation import prepare
 from saishiki.runtime.signature import Array
 
@@ -74,7 +74,7 @@ def bundle_systems(bundle: Bundle) -> dict[str, Colour]:
 
 
 def _pipeline_system(bundle: Bundle, name: str, precision: Any) -> Colour:
-    pipeline = load_pipeline(bundle, open_backend(bundle, name), precision)
+    pipeline = AnimeDiffusionPipeline.load(bundle, open_backend(bundle, name), precision)
     sampling = Sampling(steps=STEPS, eta=ETA, start="noise")
     return lambda sketch, reference, noise: pipeline(sketch, reference, sampling, noise, no_progress)
 
@@ -94,7 +94,9 @@ def figures(images: Array, truths: Array, fp32: Array) -> Mapping[str, Any]:
     """PSNR and MS-SSIM against the truth, PSNR and 8-bit levels against PyTorch fp32."""
     to_truth = [psnr_db(image, truth) for image, truth in zip(images, truths, strict=True)]
     to_fp32 = [psnr_db(image, other) for image, other in zip(images, fp32, strict=True)]
-    ssim = multiscale_structural_similarity_index_measure(
+    # torchmetrics imports torchvision.
+    metrics = import_beside_cpu_torch("torchmetrics.functional.image")
+    ssim = metrics.multiscale_structural_similarity_index_measure(
         torch.from_numpy(images),
         torch.from_numpy(truths),
         data_range=2.0,

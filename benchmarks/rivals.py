@@ -3,8 +3,9 @@
     python benchmarks/rivals.py [--full-size] [--output results.json] [--plot results.svg]
 
 Runs the demo checkpoint at 64x64 in a few minutes on two cores; ``--full-size`` takes the published size with random
-weights at 256x256, for a quarter of an hour. ``--bundle`` takes a bundle of the same checkpoint instead of exporting
-it. ``--quick`` is for seeing that all of it works: its times are of a few runs.
+weights at 256x256, for about twenty minutes. ``--bundle`` takes a bundle of the same checkpoint instead of exporting
+it. ``--quick`` is for seeing that all of it works: its times are of a few runs. What is done next, and how long it may
+take, is told on stderr; however slow the machine, each subject's rounds end (``Effort.limit_s``).
 
 Every row first has to match the published computation in PyTorch eager fp32, one step and a whole image, within the
 budgets of the bundle's certificate; where it does not, it is red and has no times. Then all run by turns: see
@@ -27,13 +28,15 @@ The result, as JSON::
                     fast as the published row and as the row it builds on, over_published and over_previous, each
                     with _clear: whether the medians lie farther apart than the spreads of both rows together
     roofline      of the denoiser at these sizes: matrix_gflop, vector_gflop, fused_mb, unfused_mb, layers
-      ceilings      copy_gb_per_s and matrix_product_gflop_per_s, measured on this machine
+      ceilings      copy_gb_per_s of the largest copy and matrix_product_gflop_per_s of the fastest_product, measured
+                    on this machine; copies_gb_per_s and products_gflop_per_s have all that were tried
       floor_ms      fused floor (see graph_roofline/layers.py); unfused_floor_ms: every node by itself
       step_percent  the floor over the p50 of one step, by row, for the rows in the graph's precision
       layer_rows[]  layer, op, kernel, shape, ops, gflop, mb, floor_us, bound, us, floor_percent
       farthest[]    the ten layers that lose most time to their floor, in ONNX Runtime on the CPU
-      below_floor   how many layers took less than their floor: torch's product is no ceiling on this machine
-      profiled_run_ms, kernels_ms, other_ms    of the runs these times are from; kernels_ms is their sum
+      below_floor   the layers that took less than their floor by more than profiled_spread: the ceilings are none
+      profiled_run_ms, profiled_spread    of the runs these times are from
+      kernels_ms, other_ms    the sum of these times, and of it what belongs to no layer
       projections[] gpu, kind, peaks, floors of the fp16 graph per step and per image; nothing of it was measured
 """
 
@@ -52,7 +55,7 @@ from export_full_size import random_network
 from graph_roofline.ceilings import higher, measured_ceilings
 from graph_roofline.report import roofline_report
 from reporting import describe_machine
-from rival_bench.comparison import compare, is_red
+from rival_bench.comparison import Say, compare, is_red, silent
 from rival_bench.entries import ENTRIES, PUBLISHED, Entry
 from rival_bench.plot import check_plot, write_plot
 from rival_bench.rounds import Effort
@@ -87,7 +90,9 @@ class Plan:
 
 
 DEMO_PLAN = Plan({STEP: Effort(10, 100, 20), IMAGE: Effort(5, 30, 40)}, 20, 256 << 20, 2048)
-FULL_PLAN = replace(DEMO_PLAN, efforts={STEP: Effort(5, 30, 60), IMAGE: Effort(3, 10, 60)}, profile_runs=5)
+FULL_PLAN = replace(
+    DEMO_PLAN, efforts={STEP: Effort(5, 30, 60, limit_s=120), IMAGE: Effort(3, 10, 60, limit_s=400)}, profile_runs=5
+)
 QUICK_PLAN = Plan({STEP: Effort(1, 2, 0), IMAGE: Effort(1, 1, 0)}, 1, 1 << 20, 128)
 
 
@@ -117,13 +122,14 @@ def open_scene(checkpoint: Path, bundle: Path | None, folder: Path, *, size_px: 
     return Scene(model, opened, size_px, steps)
 
 
-def measure(scene: Scene, entries: Sequence[Entry], plan: Plan) -> Row:
-    """Everything but what is known beforehand: the rows, then the roofline."""
+def measure(scene: Scene, entries: Sequence[Entry], plan: Plan, *, say: Say = silent) -> Row:
+    """Everything but what is known beforehand: the rows, then the roofline; ``say`` is told what is done next."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prepare_torch()
     state = asdict(describe_environment())
     before = measured_ceilings(device, nbytes=plan.copy_bytes, size=plan.product_size)
-    rows = compare(entries, scene, device, plan.efforts)
+    rows = compare(entries, scene, device, plan.efforts, say=say)
+    say("roofline: ceilings of this machine, and the layers' times")
     ceilings = higher(before, measured_ceilings(device, nbytes=plan.copy_bytes, size=plan.product_size))
     sizes = {"batch": 1, "height": scene.size_px, "width": scene.size_px}
     roofline = roofline_report(scene.bundle, sizes, device, ceilings, steps=scene.steps, runs=plan.profile_runs)
@@ -174,13 +180,19 @@ def print_result(result: Row) -> None:
         row = by_name[name]
         shape = "x".join(map(str, row["shape"]))
         print(f"  {row['op']:20} {shape:16} {row['us']:9.0f} us, {row['floor_percent']} % of its {row['bound']} floor")
-    if roofline.get("below_floor"):
+    ceilings = roofline["ceilings"]
+    print(f"ceiling: {ceilings['matrix_product_gflop_per_s']:g} GFLOP/s ({ceilings['fastest_product']})")
+    if below := roofline.get("below_floor"):
         print(
-            f"  {roofline['below_floor']} layers took less than their floor: torch's matrix product is no ceiling here"
+            f"  {len(below)} layers took less than their floor, past the spread: the ceilings are none on this machine"
         )
     for row in roofline["projections"]:
         floors = f"{row['image_floor_ms']:.3g} ms, unfused {row['image_unfused_floor_ms']:.3g} ms"
         print(f"{row['gpu']}, {row['steps']} steps, fp16: {floors} ({row['kind']})")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def run(given: argparse.Namespace, entries: Sequence[Entry] = ENTRIES) -> int:
@@ -197,9 +209,11 @@ def run(given: argparse.Namespace, entries: Sequence[Entry] = ENTRIES) -> int:
         if given.full_size:
             checkpoint, size_px = folder / "random.safetensors", FULL_SIZE
             save_file(random_network().state_dict(), checkpoint)
+        if given.bundle is None:
+            _say(f"exporting at {size_px}x{size_px}; --bundle takes one that exists")
         scene = open_scene(checkpoint, given.bundle, folder, size_px=size_px, steps=given.steps)
         plan = QUICK_PLAN if given.quick else FULL_PLAN if given.full_size else DEMO_PLAN
-        result = measure(scene, entries, plan)
+        result = measure(scene, entries, plan, say=_say)
     print_result(result)
     if given.output:
         write_whole(given.output, (json.dumps(result, indent=1) + "\n").encode())

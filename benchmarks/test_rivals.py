@@ -11,24 +11,37 @@ from typing import Any
 
 import pytest
 import torch
+from bundle_bench.declarations import FULL, SMOKE
+from bundle_bench.exports import Exports
 from reporting import describe_machine
 from rival_bench.comparison import array_from
 from rival_bench.entries import ENTRIES, Entry
 from rival_bench.scene import SUBJECTS, Budget, Scene
 from rival_bench.torch_systems import prepare_torch
-from rivals import DEMO, DEMO_SIZE, STEPS, open_scene
+from rivals import STEPS, open_scene
 
 from saishiki.runtime.signature import Array
 
 ROUNDS, WARMUP_ROUNDS = 10, 3
+SMOKE_STEPS = 2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """The demo checkpoint, exported."""
+def scene(smoke: bool, exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """The demo checkpoint, or a tiny one where nothing is timed, exported."""
     prepare_torch()
-    return open_scene(DEMO, None, tmp_path_factory.mktemp("rivals"), size_px=DEMO_SIZE, steps=STEPS)
+    declaration, steps = (SMOKE[0], SMOKE_STEPS) if smoke else (FULL[0], STEPS)
+    folder, bundle = tmp_path_factory.mktemp("rivals"), exports.bundle(declaration)
+    return open_scene(declaration.checkpoint(folder), bundle.path, folder, size_px=declaration.size_px, steps=steps)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_only_when_timed(smoke: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smoke run traces what is to be compiled, and compiles nothing: that takes a minute."""
+    if smoke:
+        plain: Any = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda network, *, mode: plain(network, backend="eager"))
 
 
 @pytest.fixture(scope="session")

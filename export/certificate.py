@@ -6,28 +6,33 @@ reference.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from itertools import chain, product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from saishiki.export.drawings import draw_pairs
+from saishiki.export.graphs import precisions_of
 from saishiki.export.precision import RoundedToHalf, islands_of
-from saishiki.models.family import Family, LoadedModel
+from saishiki.models.family import Family, LoadedModel, RecordedRun
 from saishiki.runtime.manifest import ImageParity, ParityRow, Precision
 from saishiki.runtime.parity import psnr_db, relative_error
 from saishiki.runtime.signature import Array, Profile, Sizes, multiples_of, profiles_for
 
-FP32_BUDGET = 2e-5
+FP32_FACTOR = 16.0 * 2.0**-13
+"""Of the error that rounding to fp16 makes, whose unit is 2^13 times that of fp32."""
 FP16_FLOOR = 1e-4
 FP16_FACTOR = 2.0
-LEAST_PSNR_DB: Mapping[Precision, float] = {"fp32": 80.0, "fp16": 45.0}
 PSNR_SLACK_DB = 6.0
 
 FULL_RUN_PX = 128 * 128
 SHORT_RUN_STEPS = 2
 REDUCED_PX = 64 * 64
+SMALL_PX = 64
+"""Side of the pictures for modules that take none."""
 SEED = 20240107
 
 
@@ -46,24 +51,27 @@ def record_reference(
     profiles: tuple[Profile, ...],
     kept_fp32: tuple[str, ...],
     *,
+    asked: Collection[Precision],
     thorough: bool,
+    vectors: MutableMapping[str, Array] | None = None,
 ) -> Expectation:
     """Runs the reference on probes and keeps what it computes.
 
     Args:
         kept_fp32: the modules and submodules that fp16 graphs compute in fp32.
+        asked: the precisions that graphs are written in.
         thorough: record runs of all steps at any size; else pictures above 128x128 get two steps, and all of them at a
             reduced size that only the ONNX graphs can run.
+        vectors: where the tensors go, which may be more than the memory holds; None takes a dictionary.
     """
-    vectors: dict[str, Array] = {}
+    vectors = {} if vectors is None else vectors
     rows: list[ParityRow] = []
     for name in model.modules:
         for corner in _corners(model, name, profiles):
-            rows += _record_module(model, name, corner, kept_fp32, vectors)
-    images: list[ImageParity] = []
-    for sizes in _run_sizes(profiles):
-        images += _record_runs(model, family, sizes, kept_fp32, vectors, thorough=thorough)
-    return Expectation(vectors, tuple(rows), tuple(images))
+            rows += _record_module(model, name, corner, kept_fp32, vectors, asked=asked, budget=family.fp32_budget)
+    records = _Records(model, family, kept_fp32, vectors)
+    images = _record_runs(records, _run_sizes(profiles), thorough=thorough)
+    return Expectation(vectors, tuple(rows), tuple(image for image in images if image.precision in asked))
 
 
 def _corners(model: LoadedModel, name: str, profiles: tuple[Profile, ...]) -> Iterator[Sizes]:
@@ -76,20 +84,27 @@ def _corners(model: LoadedModel, name: str, profiles: tuple[Profile, ...]) -> It
 
 
 def _record_module(
-    model: LoadedModel, name: str, sizes: Sizes, kept_fp32: tuple[str, ...], vectors: dict[str, Array]
+    model: LoadedModel,
+    name: str,
+    sizes: Sizes,
+    kept_fp32: tuple[str, ...],
+    vectors: MutableMapping[str, Array],
+    *,
+    asked: Collection[Precision],
+    budget: float,
 ) -> list[ParityRow]:
     module, signature = model.modules[name], model.signatures[name]
-    picture = sizes.get("batch", 1), sizes.get("height", 8), sizes.get("width", 8)
+    picture = sizes.get("batch", 1), sizes.get("height", SMALL_PX), sizes.get("width", SMALL_PX)
     key = f"{name}/" + "x".join(str(sizes[symbol]) for symbol in signature.symbols)
     with torch.inference_mode():
         inputs = model.probe(name, sizes, *draw_pairs(*picture, seed=SEED))
-        output = module(**inputs)
-    (spec,) = signature.outputs
-    vectors |= {f"{key}/in/{input_name}": tensor.numpy() for input_name, tensor in inputs.items()}
-    vectors[f"{key}/out/{spec.name}"] = output.numpy()
+        outputs = _outputs_of(module, inputs)
+    vectors.update({f"{key}/in/{input_name}": tensor.numpy() for input_name, tensor in inputs.items()})
+    for spec, output in zip(signature.outputs, outputs, strict=True):
+        vectors[f"{key}/out/{spec.name}"] = output.numpy()
 
-    precisions: tuple[Precision, ...] = ("fp32",) if name in kept_fp32 else ("fp32", "fp16")
-    rounded = _rounded_error(module, islands_of(name, kept_fp32), inputs, output) if "fp16" in precisions else 0.0
+    precisions = precisions_of(name, asked, kept_fp32)
+    rounded = _rounded_error(module, islands_of(name, kept_fp32), inputs, outputs) if "fp16" in precisions else 0.0
     return [
         ParityRow(
             module=name,
@@ -98,7 +113,7 @@ def _record_module(
             sizes=dict(sizes),
             error=math.inf,
             max_abs=math.inf,
-            budget=_budget(precision, rounded),
+            budget=_budget(precision, rounded, fp32=budget),
             reference_fp16=rounded,
             passed=False,
         )
@@ -106,15 +121,27 @@ def _record_module(
     ]
 
 
-def _rounded_error(module: nn.Module, islands: tuple[str, ...], inputs: Mapping[str, Tensor], output: Tensor) -> float:
+def _outputs_of(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """A module's outputs in the order of its signature; a module with one output gives the tensor itself."""
+    output = module(**inputs)
+    return (output,) if isinstance(output, Tensor) else tuple(output)
+
+
+def _rounded_error(
+    module: nn.Module, islands: tuple[str, ...], inputs: Mapping[str, Tensor], outputs: tuple[Tensor, ...]
+) -> float:
+    """The largest relative error that rounding to fp16 makes in any output; NaN where one overflows."""
     with torch.inference_mode():
-        rounded = RoundedToHalf(module, islands)(**inputs)
-    return relative_error(rounded.numpy(), output.numpy())
+        rounded = _outputs_of(RoundedToHalf(module, islands), inputs)
+    pairs = zip(rounded, outputs, strict=True)
+    # numpy's max keeps a NaN, which Python's may lose.
+    return float(np.max([relative_error(got.numpy(), want.numpy()) for got, want in pairs]))
 
 
-def _budget(precision: Precision, rounded: float) -> float:
+def _budget(precision: Precision, rounded: float, *, fp32: float) -> float:
     if precision == "fp32":
-        return FP32_BUDGET
+        # Where rounding to fp16 shows that errors grow, those of fp32 do too, in proportion.
+        return max(fp32, FP32_FACTOR * rounded) if math.isfinite(rounded) else fp32
     # Where rounding alone takes the reference out of fp16's range there is nothing to measure by.
     return FP16_FACTOR * rounded + FP16_FLOOR if math.isfinite(rounded) else FP16_FLOOR
 
@@ -137,25 +164,25 @@ def _of_pictures(profile: Profile) -> Profile:
     return profile.restricted_to(("batch", "height", "width"))
 
 
-def _record_runs(
-    model: LoadedModel,
-    family: Family,
-    sizes: Sizes,
-    kept_fp32: tuple[str, ...],
-    vectors: dict[str, Array],
-    *,
-    thorough: bool,
-) -> list[ImageParity]:
-    steps = family.sampler.steps
-    if thorough or sizes["height"] * sizes["width"] <= FULL_RUN_PX:
-        run = _record_run(model, family, sizes, steps, vectors)
-        return _image_rows(run, ("fp32", "fp16"), _yardstick(model, run, kept_fp32))
-    run = _record_run(model, family, _reduced(sizes, multiples_of(model.signatures.values())), steps, vectors)
-    yardstick = _yardstick(model, run, kept_fp32)
-    short = _record_run(model, family, sizes, SHORT_RUN_STEPS, vectors)
-    # The worst step of the long run stands for the steps of the short one: rounding a whole run again costs too much.
-    worst = _Yardstick((max(yardstick.errors),) * SHORT_RUN_STEPS, yardstick.psnr_db)
-    return [*_image_rows(run, ("fp32", "fp16"), yardstick), *_image_rows(short, ("fp16",), worst)]
+def _record_runs(records: "_Records", all_sizes: tuple[Sizes, ...], *, thorough: bool) -> list[ImageParity]:
+    """Every run of the model: at each size, or at a reduced one and for fewer steps at the size itself."""
+    steps = records.family.recorded_steps or records.family.sampler.steps
+    multiples = multiples_of(records.model.signatures.values())
+    rows: dict[str, list[ImageParity]] = {}
+    for name, sizes in product(records.model.runs, all_sizes):
+        is_small = thorough or sizes["height"] * sizes["width"] <= FULL_RUN_PX
+        whole = sizes if is_small else _reduced(sizes, multiples)
+        # Sizes may come down to the same reduced one.
+        if records.key(name, whole, steps) not in rows:
+            run = records.run(name, whole, steps)
+            yardstick = records.yardstick(run)
+            rows[run.key] = records.rows(run, yardstick)
+        if not is_small:
+            short = records.run(name, sizes, min(SHORT_RUN_STEPS, steps))
+            # The worst step of the long run stands for the steps of the short one: rounding another costs too much.
+            worst = _Yardstick((max(yardstick.errors),) * short.steps, yardstick.psnr_db)
+            rows[short.key] = records.rows(short, worst, ("fp16",))
+    return list(chain.from_iterable(rows.values()))
 
 
 def _reduced(sizes: Sizes, multiples: Mapping[str, int]) -> dict[str, int]:
@@ -163,68 +190,88 @@ def _reduced(sizes: Sizes, multiples: Mapping[str, int]) -> dict[str, int]:
 
     def shrink(symbol: str) -> int:
         multiple = multiples.get(symbol, 1)
-        return max(1, round(sizes[symbol] * scale / multiple)) * multiple
+        # At least two: norms over a single position at the deepest level would be of next to nothing.
+        return max(2, round(sizes[symbol] * scale / multiple)) * multiple
 
     return {"batch": 1, "height": shrink("height"), "width": shrink("width")}
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A recorded run: its inputs, every step's x, and the name of its tensors in the parity file."""
+    """A recorded run of ``steps`` steps, and what its tensors in the parity file begin with."""
 
+    name: str
     key: str
     sizes: Sizes
-    eta: float
-    inputs: Mapping[str, Tensor]
-    states: Tensor
+    steps: int
+    recorded: RecordedRun
 
 
-def _record_run(model: LoadedModel, family: Family, sizes: Sizes, steps: int, vectors: dict[str, Array]) -> _Run:
-    batch, height, width = sizes["batch"], sizes["height"], sizes["width"]
-    sketch, reference = draw_pairs(batch, height, width, seed=SEED + 1)
-    generator = torch.Generator().manual_seed(SEED)
-    start = torch.randn(reference.shape, generator=generator)
-    noise = torch.randn((steps, *reference.shape), generator=generator)
-    inputs = {"sketch": sketch, "reference": reference, "start": start, "noise": noise}
-    with torch.inference_mode():
-        states = model.sample(sketch, reference, start, noise, eta=family.sampler.eta)
-    run = _Run(f"run/{batch}x{height}x{width}/{steps}", sizes, family.sampler.eta, inputs, states)
-    vectors |= {f"{run.key}/{name}": tensor.numpy() for name, tensor in (*inputs.items(), ("states", states))}
-    return run
+@dataclass(frozen=True)
+class _Records:
+    """Records runs of one model, and adds their tensors to the vectors."""
 
+    model: LoadedModel
+    family: Family
+    kept_fp32: tuple[str, ...]
+    vectors: MutableMapping[str, Array]
 
-def _yardstick(model: LoadedModel, run: _Run, kept_fp32: tuple[str, ...]) -> _Yardstick:
-    with torch.inference_mode():
-        rounded = RoundedToHalf(model.modules["denoiser"], islands_of("denoiser", kept_fp32))
-        states = model.sample(*run.inputs.values(), eta=run.eta, denoiser=rounded)
-    errors = [relative_error(got.numpy(), want.numpy()) for got, want in zip(states, run.states, strict=True)]
-    return _Yardstick(tuple(errors), psnr_db(_clipped(states), _clipped(run.states)))
+    @staticmethod
+    def key(name: str, sizes: Sizes, steps: int) -> str:
+        """What a run's tensors begin with."""
+        return f"{name}/{sizes['batch']}x{sizes['height']}x{sizes['width']}/{steps}"
 
+    def run(self, name: str, sizes: Sizes, steps: int) -> _Run:
+        """A run of the reference."""
+        shape = sizes["batch"], sizes["height"], sizes["width"]
+        with torch.inference_mode():
+            recorded = self.model.record(name, *draw_pairs(*shape, seed=SEED + 1), steps=steps)
+        key = self.key(name, sizes, steps)
+        tensors = {f"inputs/{input_name}": tensor for input_name, tensor in recorded.inputs.items()}
+        tensors |= {"states": recorded.states, "image": recorded.image}
+        self.vectors.update({f"{key}/{tensor_name}": tensor.numpy() for tensor_name, tensor in tensors.items()})
+        return _Run(name, key, sizes, steps, recorded)
 
-def _clipped(states: Tensor) -> Array:
-    return states[-1].clamp(-1, 1).numpy()
+    def yardstick(self, run: _Run) -> _Yardstick:
+        """The same run with rounded modules."""
+        shape = run.sizes["batch"], run.sizes["height"], run.sizes["width"]
+        with torch.inference_mode():
+            rounded = self.model.record(
+                run.name, *draw_pairs(*shape, seed=SEED + 1), steps=run.steps, substitute=self._rounded
+            )
+        states = zip(rounded.states, run.recorded.states, strict=True)
+        errors = tuple(relative_error(got.numpy(), want.numpy()) for got, want in states)
+        return _Yardstick(errors, psnr_db(_clipped(rounded.image), _clipped(run.recorded.image)))
 
+    def _rounded(self, name: str, module: nn.Module) -> nn.Module:
+        return module if name in self.kept_fp32 else RoundedToHalf(module, islands_of(name, self.kept_fp32))
 
-def _image_rows(run: _Run, precisions: tuple[Precision, ...], yardstick: _Yardstick) -> list[ImageParity]:
-    return [
-        ImageParity(
+    def rows(
+        self, run: _Run, yardstick: _Yardstick, precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    ) -> list[ImageParity]:
+        """What is still to be measured of the run."""
+        return [self._row(run, yardstick, precision) for precision in precisions]
+
+    def _row(self, run: _Run, yardstick: _Yardstick, precision: Precision) -> ImageParity:
+        return ImageParity(
             precision=precision,
             vectors=run.key,
             sizes=dict(run.sizes),
-            eta=run.eta,
+            settings=run.recorded.settings,
             step_errors=(),
-            step_budgets=tuple(_budget(precision, error) for error in yardstick.errors),
+            step_budgets=tuple(_budget(precision, e, fp32=self.family.fp32_budget) for e in yardstick.errors),
             psnr_db=math.nan,
-            least_psnr_db=_least_psnr(precision, yardstick.psnr_db),
+            least_psnr_db=_least_psnr(precision, yardstick.psnr_db, self.family.least_psnr_db),
             max_abs_levels=255,
             passed=False,
         )
-        for precision in precisions
-    ]
 
 
-def _least_psnr(precision: Precision, rounded: float) -> float:
-    fp32 = LEAST_PSNR_DB["fp32"]
+def _clipped(image: Tensor) -> Array:
+    return image.clamp(-1, 1).numpy()
+
+
+def _least_psnr(precision: Precision, rounded: float, least: Mapping[Precision, float]) -> float:
     if precision == "fp32" or not math.isfinite(rounded):
-        return LEAST_PSNR_DB[precision]
-    return min(fp32, max(LEAST_PSNR_DB["fp16"], rounded - PSNR_SLACK_DB))
+        return least[precision]
+    return min(least["fp32"], max(least["fp16"], rounded - PSNR_SLACK_DB))

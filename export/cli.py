@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -10,8 +11,16 @@ from rich.console import Console
 from saishiki.export.engines import parse_targets
 from saishiki.export.pipeline import CertificateFailed, export_bundle
 from saishiki.export.report import json_of_export, observing, table_of_export
-from saishiki.export.request import ExportRequest, parse_profiles
+from saishiki.export.request import (
+    ExportRequest,
+    names_in,
+    parse_guidance,
+    parse_modes,
+    parse_precision,
+    parse_profiles,
+)
 from saishiki.models import LoadOptions
+from saishiki.models.colorizediffusion.hoists import HOISTS, hoists_without
 from saishiki.runtime.cli_errors import exit_on_error
 from saishiki.runtime.manifest import Manifest
 
@@ -38,9 +47,23 @@ PIPE_COLUMNS = 140
 )
 @click.option("--batch", default="1", show_default=True, help="Batch size: 1, or a range such as 1:4 or 1:2:4.")
 @click.option("--attention-heads", type=int, help="Attention heads, where the checkpoint does not say.")
+@click.option("--head-channels", type=int, help="Width of an attention head, where the checkpoint does not say.")
+@click.option("--prediction", type=click.Choice(["eps", "v"]), help="What it predicts, instead of measuring it.")
+@click.option("--image-encoder", type=click.Path(path_type=Path), help="OpenCLIP, where the checkpoint has none.")
+@click.option("--modes", help="Modes to export, with commas [all but the foreground ones].")
+@click.option("--guidance", help="Guidance to export, with commas: none,reference,sketch,both [reference].")
+@click.option("--merge", is_flag=True, help="Also export what a merge scale above 0 needs.")
+@click.option(
+    "--without-hoists",
+    help=f"What the denoiser shall compute in every step after all, with commas: {','.join(HOISTS)}.",
+)
+@click.option("--precision", default="both", show_default=True, help="Graphs to write: both, fp16 or fp32.")
 @click.option("--thorough", is_flag=True, help="Certify runs of all steps at any size, however long that takes.")
 @click.option("--keep-failed", is_flag=True, help="Write the bundle, marked, even where its certificate fails.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.option(
+    "--rebuild", is_flag=True, help="Do everything anew, even where nothing has changed since a bundle was made."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the bar and the table.")
 @click.version_option(package_name="saishiki")
 @exit_on_error
@@ -52,9 +75,18 @@ def main(
     size: tuple[str, ...],
     batch: str,
     attention_heads: int | None,
+    head_channels: int | None,
+    prediction: Literal["eps", "v"] | None,
+    image_encoder: Path | None,
+    modes: str | None,
+    guidance: str | None,
+    merge: bool,
+    without_hoists: str | None,
+    precision: str,
     thorough: bool,
     keep_failed: bool,
     overwrite: bool,
+    rebuild: bool,
     as_json: bool,
 ) -> None:
     """Export a trained CHECKPOINT (.safetensors, .pth, .ckpt) to a bundle of ONNX graphs and TensorRT engines.
@@ -67,10 +99,21 @@ def main(
         output=output or Path(f"{checkpoint.stem}.saishiki"),
         targets=parse_targets(targets, sm),
         profiles=parse_profiles(size, batch),
-        load=LoadOptions(attention_head=attention_heads),
+        load=LoadOptions(
+            attention_head=attention_heads,
+            head_channels=head_channels,
+            prediction=prediction,
+            image_encoder=image_encoder,
+            modes=parse_modes(modes),
+            guidance=parse_guidance(guidance),
+            merge=merge,
+            without_hoists=hoists_without(names_in(without_hoists)).switched_off,
+        ),
+        precisions=parse_precision(precision),
         thorough=thorough,
         keep_failed=keep_failed,
         overwrite=overwrite,
+        rebuild=rebuild,
         command=shlex.join(["export-engines", *sys.argv[1:]]),
     )
     try:

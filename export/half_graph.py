@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from saishiki.export.functions import FP32_OPERANDS as FUNCTIONS_FP32_OPERANDS
+from saishiki.export.lazy_weights import half_weight
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the submodules that a node came from."""
@@ -16,7 +17,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 FP32_OPERANDS = {"Resize": (1, 2), **FUNCTIONS_FP32_OPERANDS}
 """Inputs that an operator takes in fp32 whatever the dtype of its data; what they are computed from stays fp32 too."""
 
-TYPED_BY_ATTRIBUTE = frozenset({"Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform"})
+TYPED_BY_ATTRIBUTE = frozenset({"Constant", "EyeLike", "RandomNormal", "RandomUniform"})
 
 
 def half_graph(model: ir.Model, *, keep_fp32: Collection[str]) -> ir.Model:
@@ -25,7 +26,8 @@ def half_graph(model: ir.Model, *, keep_fp32: Collection[str]) -> ir.Model:
     Inputs and outputs of the graph stay fp32; casts stand where dtypes meet. The model must still have the exporter's
     metadata, which tells the submodules.
 
-    Raises ``ValueError`` for an operator whose float dtype is an attribute, and for a weight that fp16 cannot hold.
+    Raises ``ValueError`` for an operator whose float dtype is an attribute. Reading a weight that fp16 cannot hold, as
+    writing the graph does, raises it too.
     """
     half = model.clone()
     rewriter = _Rewriter(half.graph, frozenset(keep_fp32))
@@ -48,6 +50,8 @@ class _Rewriter:
     def rewrite(self, node: ir.Node) -> None:
         """Gives the node the operands it wants, and its outputs the dtype that follows."""
         dtype = ir.DataType.FLOAT if self._is_kept(node) else ir.DataType.FLOAT16
+        if node.op_type == "ConstantOfShape" and node.outputs[0].dtype == ir.DataType.FLOAT:
+            _retype_fill(node, dtype)
         if node.op_type in TYPED_BY_ATTRIBUTE and dtype == ir.DataType.FLOAT16:
             raise ValueError(f"{node.name}: {node.op_type} states its dtype itself; fold it before going to fp16")
         for index, value in enumerate(node.inputs):
@@ -75,19 +79,10 @@ class _Rewriter:
 
     def _half_weight(self, value: ir.Value) -> ir.Value:
         assert value.const_value is not None
-        weight = value.const_value.numpy()
-        with np.errstate(over="ignore"):
-            rounded = weight.astype(np.float16)
-        if not np.isfinite(rounded).all():
-            raise ValueError(
-                f"{value.name} holds {np.abs(weight).max():g}, more than fp16 can; keep its module in fp32"
-            )
-        name = f"{value.name}.half"
+        weight = half_weight(value.const_value)
+        weight.name = f"{value.name}.half"
         twin = ir.Value(
-            name=name,
-            shape=value.shape,
-            type=ir.TensorType(ir.DataType.FLOAT16),
-            const_value=ir.tensor(rounded, name=name),
+            name=weight.name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=weight
         )
         self._graph.register_initializer(twin)
         return twin
@@ -123,6 +118,12 @@ class _Rewriter:
                 del weights[twin.name or ""]
                 twin.name = name
                 self._graph.register_initializer(twin)
+
+
+def _retype_fill(node: ir.Node, dtype: ir.DataType) -> None:
+    """Gives what a ``ConstantOfShape`` fills with the dtype; 0 where it does not say."""
+    fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
+    node.attributes["value"] = ir.AttrTensor("value", ir.tensor(fill.astype(dtype.numpy())))
 
 
 def _makers_of_fp32_operands(graph: ir.Graph) -> frozenset[ir.Node]:

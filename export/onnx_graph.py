@@ -3,17 +3,20 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch._dynamo
 from torch import nn
 
 from saishiki.export.functions import add_functions, translation_table
+from saishiki.export.lazy_weights import attach_weights, without_weights
 from saishiki.export.passes import PASSES
+from saishiki.export.weights_file import WeightsFile, weights_file
 from saishiki.runtime.garbage_collection import no_garbage_collection
 from saishiki.runtime.signature import Signature, Sizes
 
@@ -22,10 +25,9 @@ OPSET = 23
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """A written graph: its file, and the file beside it that holds the weights."""
+    """A written graph."""
 
     path: Path
-    weights: Path
     nodes: int
     attentions: int
 
@@ -33,16 +35,19 @@ class OnnxGraph:
 def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
     """A module as a graph with symbolic dims, with the exporter's notes on where its nodes come from.
 
+    The graph's weights are read from the module when they are needed: it must live until the graph is written.
+
     Args:
         sizes: sizes to trace at; any that are valid and distinct from each other will do.
     """
     inputs = tuple(torch.zeros(spec.shape(sizes), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
     # Tracing makes millions of objects, none of them garbage: looking for some takes an eighth of its time.
-    with _quiet_exporter(), no_garbage_collection():
+    with _quiet_exporter(), no_garbage_collection(), _no_cache_of_fake_results(), without_weights(module):
         program: Any = torch.onnx.export(
             module.eval(),
             inputs,
             dynamo=True,
+            optimize=False,
             opset_version=OPSET,
             input_names=[spec.name for spec in signature.inputs],
             output_names=[spec.name for spec in signature.outputs],
@@ -50,19 +55,27 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
             custom_translation_table=translation_table(),
             verbose=False,
         )
+    attach_weights(program.model, module)
+    with _quiet_exporter(), no_garbage_collection():
+        program.optimize()  # folds constants, and so looks at some small weights
     model: ir.Model = program.model
     add_functions(model)
     return model
 
 
-def write_graph(model: ir.Model, signature: Signature, path: Path) -> OnnxGraph:
-    """Runs all passes on a traced graph and writes it, its weights in a file of their own beside it."""
+def write_graph(model: ir.Model, signature: Signature, path: Path, weights: WeightsFile | None = None) -> OnnxGraph:
+    """Runs all passes on a traced graph and writes it.
+
+    Args:
+        weights: the file for its weights, in the same folder; None makes one of its own, named after the graph.
+    """
     for rewrite in PASSES:
         rewrite(model, signature)
-    weights = path.with_name(path.name + ".data")
-    ir.save(model, path, external_data=weights.name)
+    with nullcontext(weights) if weights else weights_file(path.with_name(path.name + ".data")) as file:
+        file.move_weights(model)
+    ir.save(model, path)
     nodes = len(tuple(model.graph.all_nodes()))
-    return OnnxGraph(path, weights, nodes=nodes, attentions=_count("Attention", model.graph, model))
+    return OnnxGraph(path, nodes=nodes, attentions=_count("Attention", model.graph, model))
 
 
 def _count(operator: str, graph: ir.Graph | ir.Function, model: ir.Model) -> int:
@@ -73,8 +86,18 @@ def _count(operator: str, graph: ir.Graph | ir.Function, model: ir.Model) -> int
 
 
 def dynamic_shapes(signature: Signature) -> tuple[dict[int, str], ...]:
-    """Per input the axes that are symbolic, as ``torch.onnx.export`` wants them."""
+    """Per input the axes that are symbolic, as ``torch.onnx.export`` wants them.
+
+    Every such axis is free, that of ``2*batch`` or ``height*width/64`` too: torch.export derives no dim from a product
+    of others, but finds from the operations that bring two tensors together how their axes are related.
+    """
     return tuple({axis: dim for axis, dim in enumerate(spec.dims) if not dim.isdigit()} for spec in signature.inputs)
+
+
+def _no_cache_of_fake_results() -> AbstractContextManager[None]:
+    """With symbolic sizes, looking a result up takes longer than computing it: a sixth of the time is saved."""
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    return patched
 
 
 @contextmanager

@@ -1,18 +1,19 @@
-"""From a checkpoint to a bundle: recognise, load, write graphs, record the reference, build engines, certify, write."""
+"""From a checkpoint to a bundle: recognise, load, write graphs, record the reference, build engines, certify, write.
+
+Where nothing has changed since a bundle was made, its files are checked and reused instead.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
 import onnxruntime
 import torch
 from safetensors.numpy import save_file
 
-from saishiki.export.bundle_writer import BundleDraft, check_output, commit_bundle, draft_bundle
+from saishiki.export.bundle_writer import MARKER, BundleDraft, check_output, commit_bundle, draft_bundle
 from saishiki.export.certificate import record_reference
-from saishiki.export.drawings import draw_pairs
 from saishiki.export.engines import (
     BuildReport,
     Target,
@@ -23,33 +24,31 @@ from saishiki.export.engines import (
     hash_of_key,
     installed_builder,
 )
-from saishiki.export.half_graph import half_graph
-from saishiki.export.onnx_graph import OPSET, trace, write_graph
-from saishiki.export.precision import fp32_modules, islands_of, scan_ranges
+from saishiki.export.graphs import write_graphs
+from saishiki.export.precision_policy import precision_policy
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
 from saishiki.export.request import ExportRequest
+from saishiki.export.reuse import digest_of_export, finished_bundles, remember, reuse_files
+from saishiki.export.vectors_file import vectors_file
 from saishiki.models import Checkpoint, Family, LoadedModel, read_checkpoint, recognize
+from saishiki.models.streaming import streamed_weights
 from saishiki.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from saishiki.runtime.bundle import Bundle, file_entry
-from saishiki.runtime.errors import SaishikiError
+from saishiki.runtime.errors import BundleError, SaishikiError
 from saishiki.runtime.manifest import (
     FORMAT_VERSION,
     Certificate,
     CheckpointEntry,
     EngineEntry,
-    GraphEntry,
     Manifest,
     ModuleEntry,
-    Precision,
     PrecisionPolicy,
 )
 from saishiki.runtime.parity import measure
-from saishiki.runtime.signature import Profile, Signature, multiples_of, profiles_for
+from saishiki.runtime.signature import Profile, Signature, profiles_for
 
-TRACE_SIZES = {"batch": 2, "height": 8, "width": 12, "steps": 3}
-"""Sizes to trace at, in units of what each must be a multiple of; distinct, so that no two are taken for one."""
-
-SCAN_PX = 64
+LEAN_ABOVE_BYTES = 512 * 2**20
+"""Weights of a graph above which it is certified in less memory, and a little slower."""
 
 
 class CertificateFailed(SaishikiError):  # noqa: N818 - what happened, as in ``except CertificateFailed``
@@ -63,7 +62,7 @@ class CertificateFailed(SaishikiError):  # noqa: N818 - what happened, as in ``e
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export: the bundle, and how many of its engines came from the cache."""
+    """A finished export: the bundle, and how many of its engines were there already."""
 
     bundle: Path
     manifest: Manifest
@@ -72,11 +71,12 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is being exported."""
+    """What is being exported, and the profiles over all sizes that its modules have."""
 
     checkpoint: Checkpoint
     family: Family
     model: LoadedModel
+    profiles: tuple[Profile, ...]
 
 
 def export_bundle(request: ExportRequest, observer: Observer | None = None) -> ExportResult:
@@ -91,28 +91,56 @@ def export_bundle(request: ExportRequest, observer: Observer | None = None) -> E
     for target in request.targets:
         installed_builder(target)
     observer.stage(READ)
+    digest = digest_of_export(request)
+    if not request.rebuild and (reused := _reused(request, digest, observer)):
+        return reused
     source = _load(request, observer)
     for signature in source.model.signatures.values():
-        _check_profiles(signature, request.profiles)
+        _check_profiles(signature, source.profiles)
     with draft_bundle(request.output) as draft:
-        manifest, reused = _fill(draft, source, request, observer)
+        manifest, engines = _fill(draft, source, request, observer)
         observer.stage(WRITE)
         failed = manifest.certificate.verdict == "failed"
+        if not failed:
+            (draft.path / MARKER).write_text(digest)
         if not failed or request.keep_failed:
             commit_bundle(draft, manifest, request.output, overwrite=request.overwrite)
     if failed:
         raise CertificateFailed(manifest, request.output if request.keep_failed else None)
-    return ExportResult(request.output, manifest, reused)
+    remember(digest, request.output)
+    return ExportResult(request.output, manifest, engines)
+
+
+def _reused(request: ExportRequest, digest: str, observer: Observer) -> ExportResult | None:
+    """The export made of an earlier bundle's files, where there is one that nothing has changed since."""
+    for bundle in finished_bundles(digest, request.output):
+        manifest = replace(bundle.manifest, export_command=request.command)
+        with draft_bundle(request.output) as draft:
+            try:
+                reuse_files(bundle, draft, request.output)
+            except BundleError as error:
+                observer.note(f"{error}; exporting again")
+                continue
+            observer.stage(WRITE)
+            (draft.path / MARKER).write_text(digest)
+            commit_bundle(draft, manifest, request.output, overwrite=request.overwrite)
+        observer.note(
+            f"nothing has changed since {bundle.path} was made: its files are reused, checked by their hashes"
+        )
+        remember(digest, request.output)
+        return ExportResult(request.output, manifest, sum(len(m.engines) for m in manifest.modules.values()))
+    return None
 
 
 def _load(request: ExportRequest, observer: Observer) -> _Source:
     checkpoint = read_checkpoint(request.checkpoint)
     family = recognize(checkpoint)
+    family.check_options(request.load)
     model = family.load(checkpoint, request.load)
     observer.note(f"{checkpoint.path.name}: {family.name} ({model.variant})")
     for notice in model.notices:
         observer.note(notice)
-    return _Source(checkpoint, family, model)
+    return _Source(checkpoint, family, model, tuple(map(family.complete, request.profiles)))
 
 
 def _check_profiles(signature: Signature, profiles: tuple[Profile, ...]) -> None:
@@ -124,22 +152,29 @@ def _check_profiles(signature: Signature, profiles: tuple[Profile, ...]) -> None
 def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer: Observer) -> tuple[Manifest, int]:
     """Writes every file of the bundle but the manifest, which is returned with the number of reused engines."""
     observer.stage(SCAN)
-    policy = _precision_policy(source)
+    with streamed_weights():
+        policy = precision_policy(source.model, source.family)
     observer.stage(GRAPHS)
-    modules = {name: _write_graphs(draft, source, name, policy) for name in source.model.modules}
+    modules = write_graphs(draft, source.model, source.family, policy.fp32_modules, request.precisions)
     save_file(dict(source.model.schedule), draft.path / "schedule.safetensors")
 
     observer.stage(REFERENCE)
-    expected = record_reference(
-        source.model, source.family, request.profiles, policy.fp32_modules, thorough=request.thorough
-    )
-    save_file(dict(expected.vectors), draft.path / "parity.safetensors")
+    with vectors_file(draft.path / "parity.safetensors") as vectors, streamed_weights():
+        expected = record_reference(
+            source.model,
+            source.family,
+            source.profiles,
+            policy.fp32_modules,
+            asked=request.precisions,
+            thorough=request.thorough,
+            vectors=vectors,
+        )
 
     observer.stage(ENGINES)
     reused = 0
     for target in request.targets:
         for name, entry in modules.items():
-            engine, from_cache = _build(draft, name, entry, request.profiles, target, observer)
+            engine, from_cache = _build(draft, name, entry, source.profiles, target, observer)
             modules[name] = replace(modules[name], engines=(*modules[name].engines, engine))
             reused += from_cache
 
@@ -147,48 +182,6 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
     certificate = Certificate("failed", "onnxruntime", {}, expected.rows, expected.images)
     manifest = _manifest(draft, source, request, policy, modules, certificate)
     return replace(manifest, certificate=_certify(draft, manifest)), reused
-
-
-def _precision_policy(source: _Source) -> PrecisionPolicy:
-    """The policy for the modules that go to fp16; names of submodules carry their module in front."""
-    multiples = multiples_of(source.model.signatures.values())
-    sizes = {"batch": 4, "steps": 10} | {
-        side: _round_up(SCAN_PX, multiples.get(side, 1)) for side in ("height", "width")
-    }
-    pictures = draw_pairs(sizes["batch"], sizes["height"], sizes["width"], seed=0)
-    kept: list[str] = []
-    peaks = {}
-    for name, module in source.model.modules.items():
-        if name in source.family.fp32_modules:
-            kept.append(name)
-            continue
-        with torch.inference_mode():
-            inputs = source.model.probe(name, sizes, *pictures)
-        scan = scan_ranges(module, [inputs])
-        where, largest = scan.peak()
-        peaks[f"{name}.{where}".rstrip(".")] = largest
-        kept += [f"{name}.{submodule}".rstrip(".") for submodule in fp32_modules(scan)]
-    peak = max(peaks, key=lambda name: peaks[name])
-    return PrecisionPolicy("fp16", tuple(kept), peaks[peak], peak)
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _write_graphs(draft: BundleDraft, source: _Source, name: str, policy: PrecisionPolicy) -> ModuleEntry:
-    module, signature = source.model.modules[name], source.model.signatures[name]
-    sizes = {symbol: TRACE_SIZES[symbol] * signature.multiples.get(symbol, 1) for symbol in signature.symbols}
-    models: dict[Precision, ir.Model] = {"fp32": trace(module, signature, sizes)}
-    if name not in policy.fp32_modules:
-        models["fp16"] = half_graph(models["fp32"], keep_fp32=islands_of(name, policy.fp32_modules))
-    graphs: dict[Precision, GraphEntry] = {}
-    for precision, model in models.items():
-        graph = write_graph(model, signature, draft.folder("onnx") / f"{name}.{precision}.onnx")
-        graphs[precision] = GraphEntry(
-            graph=draft.entry(graph.path), weights=draft.entry(graph.weights), nodes=graph.nodes, opset=OPSET
-        )
-    return ModuleEntry(signature, graphs, engines=())
 
 
 def _build(
@@ -234,9 +227,11 @@ def _build(
 
 
 def _certify(draft: BundleDraft, manifest: Manifest) -> Certificate:
+    graphs = [graph for module in manifest.modules.values() for graph in module.graphs.values()]
+    largest = max(graph.weights.bytes if graph.weights else 0 for graph in graphs)
     return measure(
         Bundle(draft.path, manifest, check_hashes=False),
-        OnnxRuntimeBackend(device=None),
+        OnnxRuntimeBackend(device=None, lean=largest > LEAN_ABOVE_BYTES),
         precisions=("fp32", "fp16"),
         only_profiles=False,
         versions=_versions(),
@@ -261,12 +256,12 @@ def _manifest(
         saishiki_version=version("saishiki"),
         family=source.family.name,
         variant=source.model.variant,
-        prediction=source.family.prediction,
+        prediction=source.model.prediction,
         config=source.model.config,
         checkpoint=CheckpointEntry(checkpoint.path.name, checkpoint.sha256, checkpoint.metadata),
         schedule=file_entry(draft.path, "schedule.safetensors"),
         sampler=source.family.sampler,
-        profiles=request.profiles,
+        profiles=source.profiles,
         modules=modules,
         precision=policy,
         parity=file_entry(draft.path, "parity.safetensors"),

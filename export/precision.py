@@ -1,14 +1,17 @@
 """The fp16 policy: which submodules must stay in fp32, decided by measuring real activations."""
 
-import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from saishiki.models.streaming import SubstitutedWeights, value_of
 
 FP16_MAX = 65504.0
 HEADROOM = 8.0
@@ -35,8 +38,8 @@ def scan_ranges(module: nn.Module, calls: Iterable[Mapping[str, Tensor]]) -> Ran
     largest: dict[str, float] = {}
 
     def hook(name: str) -> Any:
-        def record(_: nn.Module, __: Any, output: Tensor) -> None:
-            value = float(output.abs().amax())
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            value = _largest(output)
             if not math.isfinite(value):
                 raise ValueError(
                     f"{name or type(module).__name__} gives NaN or infinite values in fp32, on ordinary pictures: "
@@ -55,11 +58,15 @@ def scan_ranges(module: nn.Module, calls: Iterable[Mapping[str, Tensor]]) -> Ran
         for handle in handles:
             handle.remove()
     for name in largest:
-        weights = [
-            float(weight.detach().abs().amax()) for weight in module.get_submodule(name).parameters(recurse=False)
-        ]
+        weights = [_largest(value_of(weight)) for weight in module.get_submodule(name).parameters(recurse=False)]
         largest[name] = max([largest[name], *(weight for weight in weights if weight > FP16_MAX)])
     return RangeScan(largest)
+
+
+def _largest(output: Any) -> float:
+    """The largest absolute value among the float tensors of an output; NaN where there is one, 0 where it has none."""
+    floats = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return float(torch.stack([tensor.abs().amax() for tensor in floats]).amax()) if floats else 0.0
 
 
 def fp32_modules(scan: RangeScan) -> tuple[str, ...]:
@@ -103,25 +110,39 @@ def _rounded(output: Any) -> Any:
 
 
 class RoundedToHalf(nn.Module):
-    """A copy of a module with its weights, and every fp32 result of every operation in it, rounded to fp16.
+    """A module with its weights, and every fp32 result of every operation in it, rounded to fp16.
 
     This is what fp16 storage costs the reference itself, and so the yardstick for an fp16 engine: PyTorch's own fp16
     arithmetic on a CPU is both less exact than a GPU's and hundreds of times slower. Of the submodules in ``keep_fp32``
-    only what comes out is rounded.
+    only what comes out is rounded. Weights are rounded when they are used, so that the module itself stays as it is.
     """
 
     def __init__(self, module: nn.Module, keep_fp32: Iterable[str] = ()) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module)
+        self.module = module
         self._rounding = _RoundToHalf()
-        islands = [self.module.get_submodule(name) for name in keep_fp32]
-        kept = {parameter for island in islands for parameter in island.parameters()}
-        for parameter in self.module.parameters():
-            if parameter not in kept:
-                parameter.data = _rounded(parameter.data)
-        for island in islands:
-            island.register_forward_pre_hook(self._enter)
-            island.register_forward_hook(self._leave)
+        self._islands = [module.get_submodule(name) for name in keep_fp32]
+        self._kept = {parameter for island in self._islands for parameter in island.parameters()}
+
+    def forward(self, **inputs: Tensor) -> Any:
+        with self._hooked_islands(), self._rounding, SubstitutedWeights(self._weight, nn.Parameter):
+            return self.module(**inputs)
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        paused, self._rounding.paused = self._rounding.paused, True
+        value = value_of(parameter)
+        self._rounding.paused = paused
+        return value if parameter in self._kept else value.half().float()
+
+    @contextmanager
+    def _hooked_islands(self) -> Iterator[None]:
+        enter = [island.register_forward_pre_hook(self._enter) for island in self._islands]
+        leave = [island.register_forward_hook(self._leave) for island in self._islands]
+        try:
+            yield
+        finally:
+            for hook in enter + leave:
+                hook.remove()
 
     def _enter(self, _: nn.Module, __: Any) -> None:
         self._rounding.paused = True
@@ -129,7 +150,3 @@ class RoundedToHalf(nn.Module):
     def _leave(self, _: nn.Module, __: Any, output: Any) -> Any:
         self._rounding.paused = False
         return _rounded(output)
-
-    def forward(self, **inputs: Tensor) -> Any:
-        with self._rounding:
-            return self.module(**inputs)

@@ -4,15 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, get_args
 
 from saishiki.export.engines import Target
 from saishiki.models import LoadOptions
+from saishiki.runtime.manifest import Precision
+from saishiki.runtime.pipelines.colorizediffusion import GUIDANCES, Guidance, Mode
 from saishiki.runtime.signature import Profile
 
 MAX_SIDE_PX = 4096
 MAX_BATCH = 64
 STEPS = (1, 10, 999)
 """Steps of a schedule that the time projection's engine is built for: the fewest, the published number, the most."""
+
+Word = TypeVar("Word", bound=str)
 
 _SIDES = re.compile(r"(\d+)(?:x(\d+))?")
 
@@ -23,9 +28,11 @@ class ExportRequest:
 
     Args:
         targets: the engines to build besides the ONNX graphs.
+        precisions: of the graphs; modules that must stay in fp32 do so in any case.
         thorough: certify runs of all steps at any size, however long that takes.
         keep_failed: write the bundle even where its certificate fails; it is marked, and refuses to load.
         overwrite: replace a bundle that is already there.
+        rebuild: do everything anew even where an earlier bundle was made from the same checkpoint by the same request.
         command: the command line, for the manifest.
     """
 
@@ -34,9 +41,11 @@ class ExportRequest:
     targets: tuple[Target, ...]
     profiles: tuple[Profile, ...]
     load: LoadOptions
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
     thorough: bool = False
     keep_failed: bool = False
     overwrite: bool = False
+    rebuild: bool = False
     command: str = "export-engines"
 
 
@@ -53,6 +62,36 @@ def parse_profiles(sizes: Sequence[str], batch: str) -> tuple[Profile, ...]:
         raise ValueError("expected at least one size, such as 256, got none")
     batches = _range([_whole(part, "batch", batch, MAX_BATCH) for part in batch.split(":")], "batch", batch)
     return tuple(_profile(size, batches) for size in sizes)
+
+
+def parse_precision(text: str) -> tuple[Precision, ...]:
+    """The precisions of graphs: ``fp16``, ``fp32``, or ``both``. Raises ``ValueError`` for any other word."""
+    known: dict[str, tuple[Precision, ...]] = {"both": ("fp32", "fp16"), "fp16": ("fp16",), "fp32": ("fp32",)}
+    if text not in known:
+        raise ValueError(f"--precision {text}: expected {', '.join(known)}")
+    return known[text]
+
+
+def parse_modes(text: str | None) -> tuple[Mode, ...] | None:
+    """``vanilla,background``: the modes to export; raises ``ValueError`` for a word that is no mode."""
+    return None if text is None else _known(text, "--modes", get_args(Mode))
+
+
+def parse_guidance(text: str | None) -> tuple[Guidance, ...] | None:
+    """``none,reference``: the guidance to export; raises ``ValueError`` for a word that is none."""
+    return None if text is None else _known(text, "--guidance", GUIDANCES)
+
+
+def _known(text: str, flag: str, known: Sequence[Word]) -> tuple[Word, ...]:
+    names = names_in(text)
+    if not names or not set(names) <= set(known):
+        raise ValueError(f"{flag} {text}: expected some of {', '.join(map(str, known))}, with commas")
+    return tuple(word for word in known if word in names)
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The words between commas; none where there is no text."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
 
 
 def _profile(size: str, batches: tuple[int, int, int]) -> Profile:

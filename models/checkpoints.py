@@ -2,7 +2,8 @@
 
 ``.safetensors`` files are preferred; ``.pth``, ``.pt``, ``.ckpt``, ``.pkl`` and ``.bin`` are read with
 ``torch.load(weights_only=True)`` alone, which executes nothing. Known wrappings are taken off: Lightning's and DDP's
-prefixes, and the dictionaries that training scripts put around a state dict.
+prefixes, and the dictionaries that training scripts put around a state dict. Tensors stay in the file until they are
+asked for, so that a checkpoint may be larger than the memory.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from saishiki.models.stored_tensors import StoredTensors, stored_tensors
 from saishiki.runtime.errors import SaishikiError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,7 +26,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
 NESTED_UNDER = ("state_dict", "diffusion_state_dict")
 PREFIXES = ("module.", "model.")
-PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = (ZIP_MAGIC, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -34,7 +37,10 @@ class CheckpointError(SaishikiError, ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a checkpoint under their published names, and what the file says of itself."""
+    """The tensors of a checkpoint under their published names, and what the file says of itself.
+
+    Tensors that :func:`read_checkpoint` gives are read at every access: ask for one only where its values matter.
+    """
 
     path: Path
     sha256: str
@@ -42,13 +48,19 @@ class Checkpoint:
     metadata: Mapping[str, str]
 
     @property
+    def layout(self) -> Mapping[str, Tensor]:
+        """Every tensor on the meta device: its dtype and shape, without its values."""
+        stored = self.tensors
+        return stored.layout if isinstance(stored, StoredTensors) else {k: t.to("meta") for k, t in stored.items()}
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor."""
-        return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
+        return {key: tuple(tensor.shape) for key, tensor in self.layout.items()}
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint to the CPU.
+    """Opens a checkpoint for reading to the CPU, and reads all of it once to check it.
 
     Raises ``FileNotFoundError``, or ``CheckpointError`` where the file is damaged, holds anything but tensors, or holds
     values that are not finite.
@@ -64,26 +76,46 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if suffix != ".safetensors" and suffix not in PICKLE_SUFFIXES:
         known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise CheckpointError(f"{path}: unknown suffix {path.suffix!r}; expected one of {known}: rename the file")
-    tensors, metadata = _read_safetensors(path) if suffix == ".safetensors" else (_read_pickle(path), {})
+    is_safetensors = suffix == ".safetensors"
+    tensors = _open_safetensors(path) if is_safetensors else _open_pickle(path)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; is this the right file?")
     _check_finite(path, tensors)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(path, sha256, _strip_prefixes(tensors), metadata)
+    return Checkpoint(path, sha256, tensors, _metadata(path) if is_safetensors else {})
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _open_safetensors(path: Path) -> StoredTensors:
     if _starts_like_pickle(path):
         raise CheckpointError(f"{path}: is a PyTorch pickle named .safetensors; rename it to .pth and try again")
+    return stored_tensors(lambda: _strip_prefixes(_map_safetensors(path)))
+
+
+def _map_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, "safetensors file", error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return dict(file.metadata() or {})
+
+
+def _open_pickle(path: Path) -> StoredTensors:
+    with path.open("rb") as file:
+        is_zip = file.read(4) == ZIP_MAGIC
+    if is_zip:
+        return stored_tensors(lambda: _strip_prefixes(_load_pickle(path, mapped=True)))
+    # PyTorch's format before 1.6 cannot be mapped into memory.
+    tensors = _strip_prefixes(_load_pickle(path, mapped=False))
+    return stored_tensors(lambda: tensors)
+
+
+def _load_pickle(path: Path, *, mapped: bool) -> dict[str, Tensor]:
     if not _starts_like_pickle(path):
         raise CheckpointError(
             f"{path}: does not begin like a PyTorch checkpoint; copy or download it again, "
@@ -92,7 +124,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's doubts about unusual pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects besides tensors, which Saishiki never executes; "
@@ -142,7 +174,7 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Takes off every known prefix that all keys share, whichever was put on first."""
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
+        if tensors and all(key.startswith(prefix) for key in tensors):
             return _strip_prefixes({key.removeprefix(prefix): tensor for key, tensor in tensors.items()})
     return tensors
 
@@ -161,13 +193,18 @@ def load_strictly(module: nn.Module, checkpoint: Checkpoint) -> None:
     tensors that are not plain floating-point numbers.
     """
     check_fit(checkpoint, module.state_dict())
-    tensors = {key: tensor.to(torch.float32).contiguous() for key, tensor in checkpoint.tensors.items()}
-    module.load_state_dict(tensors, assign=True)
+    module.load_state_dict({key: fp32(tensor) for key, tensor in checkpoint.tensors.items()}, assign=True)
+
+
+def fp32(tensor: Tensor) -> Tensor:
+    """The tensor as fp32, contiguous."""
+    return tensor.to(torch.float32).contiguous()
 
 
 def check_fit(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> None:
     """Raises one ``CheckpointError`` naming the missing, unknown, mis-shaped and mis-typed keys, five of each."""
-    given, shared = checkpoint.tensors, checkpoint.tensors.keys() & expected.keys()
+    given = checkpoint.layout
+    shared = given.keys() & expected.keys()
     shapes = {key: (tuple(given[key].shape), tuple(expected[key].shape)) for key in shared}
     problems = {
         "missing": expected.keys() - given.keys(),

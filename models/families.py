@@ -2,9 +2,10 @@
 
 from saishiki.models.animediffusion import ANIMEDIFFUSION
 from saishiki.models.checkpoints import Checkpoint, CheckpointError, first_five
+from saishiki.models.colorizediffusion.family import COLORIZEDIFFUSION
 from saishiki.models.family import Family
 
-FAMILIES: tuple[Family, ...] = (ANIMEDIFFUSION,)
+FAMILIES: tuple[Family, ...] = (ANIMEDIFFUSION, *COLORIZEDIFFUSION)
 
 
 def recognize(checkpoint: Checkpoint) -> Family:

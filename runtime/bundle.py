@@ -1,6 +1,7 @@
 """A bundle on disk: the manifest, and files that are checked against it before anything reads them."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from saishiki.runtime.errors import BundleError
 from saishiki.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, ModuleEntry, manifest_from_json
 from saishiki.runtime.schedule import BUFFERS, DiffusionSchedule
 from saishiki.runtime.signature import Array
+from saishiki.runtime.vectors import StoredVectors
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
@@ -76,14 +78,18 @@ class Bundle:
 
     def schedule(self) -> DiffusionSchedule:
         """The diffusion schedule, as stored in the checkpoint."""
-        tensors = self._tensors(self.manifest.schedule)
-        if missing := sorted(set(BUFFERS) - tensors.keys()):
-            raise BundleError(f"{self.path}: {self.manifest.schedule.path} lacks {', '.join(missing)}; export again")
-        return DiffusionSchedule({name: tensors[name] for name in BUFFERS})
+        return DiffusionSchedule(self.schedule_tables(*BUFFERS))
 
-    def parity_vectors(self) -> dict[str, Array]:
-        """The stored inputs and outputs of the PyTorch reference, by name."""
-        return self._tensors(self.manifest.parity)
+    def schedule_tables(self, *names: str) -> dict[str, Array]:
+        """Some of the schedule's tables by published name; raises ``BundleError`` for those that are not there."""
+        tensors = self._tensors(self.manifest.schedule)
+        if missing := sorted(set(names) - tensors.keys()):
+            raise BundleError(f"{self.path}: {self.manifest.schedule.path} lacks {', '.join(missing)}; export again")
+        return {name: tensors[name] for name in names}
+
+    def parity_vectors(self) -> Mapping[str, Array]:
+        """The stored inputs and outputs of the PyTorch reference, by name; each is read when it is asked for."""
+        return StoredVectors(self.file(self.manifest.parity))
 
     def _tensors(self, entry: FileEntry) -> dict[str, Array]:
         try:

@@ -5,6 +5,7 @@ import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -17,13 +18,12 @@ from rich.table import Table
 from saishiki.runtime.backends import BACKENDS, diagnose, open_backend
 from saishiki.runtime.bench.command import bench
 from saishiki.runtime.bundle import Bundle
-from saishiki.runtime.canvas import Mode
 from saishiki.runtime.cli_errors import exit_on_error
+from saishiki.runtime.cli_options import Size, family_flags, options_given
 from saishiki.runtime.colorizer import Colorizer
 from saishiki.runtime.images import check_target, write_image
 from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precision, json_from_manifest
 from saishiki.runtime.parity import measure
-from saishiki.runtime.preparation import LineArt
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
 _DEVICE = click.option("--device", help="cpu, cuda or cuda:N [what the backend is for].")
@@ -35,14 +35,11 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 @click.command(context_settings=_SETTINGS)
 @_BUNDLE
 @click.argument("sketch", type=click.Path(path_type=Path))
-@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A .png, .webp or .jpg file.")
-@click.option("--steps", type=int, help="Sampling steps [as published].")
-@click.option("--eta", type=float, help="0 is deterministic, 1 adds noise in every step [as published].")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--start", help="noise, reference-walk or noised-reference [as published].")
-@click.option("--fit", type=click.Choice(["pad", "crop", "stretch"]), default="pad", show_default=True)
-@click.option("--line-art", type=click.Choice(["auto", "as-is", "xdog"]), default="auto", show_default=True)
+@click.option("--size", type=Size(), help="Working size, 512 or height x width [what the bundle is tuned for].")
+@family_flags
 @_BACKEND
 @_DEVICE
 @_PRECISION
@@ -52,37 +49,33 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 def colorize(
     bundle: Path,
     sketch: Path,
-    reference: Path,
+    reference: Path | None,
     output: Path,
-    steps: int | None,
-    eta: float | None,
     seed: int,
-    start: str | None,
-    fit: Mode,
-    line_art: LineArt,
+    size: tuple[int, int] | None,
     backend: str,
     device: str | None,
     precision: Precision | None,
     quiet: bool,
+    **flags: Any,
 ) -> None:
-    """Colour SKETCH after REFERENCE with the engines of BUNDLE."""
+    """Colour SKETCH after REFERENCE with the engines of BUNDLE.
+
+    An option in brackets is that family's alone; ColorizeDiffusion also colours without a reference.
+    """
     check_target(output)
+    opened = Bundle.open(bundle)
+    options = options_given(opened.manifest.family, flags)
     with (
         Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar,
-        Colorizer.load(bundle, backend=backend, device=device, precision=precision) as colorizer,
+        Colorizer.load(opened, backend=backend, device=device, precision=precision) as colorizer,
     ):
         task = bar.add_task(f"{colorizer.backend.name} {colorizer.precision}", total=None)
-        image = colorizer(
-            sketch,
-            reference,
-            steps=steps,
-            eta=eta,
-            seed=seed,
-            start=start,
-            fit=fit,
-            line_art=line_art,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        image = colorizer(sketch, reference, seed=seed, size=size, progress=report, **options)
     write_image(output, np.asarray(image))
     click.echo(output)
 
@@ -205,5 +198,6 @@ def _add_parity_row(table: Table, row: ParityRow | ImageParity) -> None:
     if isinstance(row, ParityRow):
         table.add_row(row.module, row.precision, sizes, f"{row.error:.1e}", f"{row.budget:.1e}", verdict)
         return
-    what = f"image, {len(row.step_budgets)} steps"
+    mode = [f"{row.settings['mode']}"] if "mode" in row.settings else []
+    what = ", ".join(["image", *mode, f"{len(row.step_budgets)} steps"])
     table.add_row(what, row.precision, sizes, f"{row.psnr_db:.1f} dB", f">= {row.least_psnr_db:.1f} dB", verdict)

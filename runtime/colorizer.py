@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -14,35 +14,14 @@ from PIL import Image
 from saishiki.runtime.backends import Backend, open_backend
 from saishiki.runtime.backends.protocol import OnStep, no_progress
 from saishiki.runtime.bundle import Bundle
-from saishiki.runtime.canvas import Mode, restore
-from saishiki.runtime.images import (
-    ImageSource,
-    check_output,
-    uint8_from_normalized,
-)
+from saishiki.runtime.images import ImageSource, check_output, uint8_from_normalized
 from saishiki.runtime.manifest import Manifest, Precision
 from saishiki.runtime.noise import Noise, NoiseSource, seeds_for
-from saishiki.runtime.pipelines import Pipeline, Sampling, load_pipeline
-from saishiki.runtime.preparation import LineArt, Prepared, prepare
-from saishiki.runtime.signature import Array, Profile
+from saishiki.runtime.pipelines import Pictures, Pipeline, Work, load_pipeline
+from saishiki.runtime.pipelines.reference_cache import ReferenceCache
+from saishiki.runtime.signature import Array, Profile, multiples_of
 
 Progress = Callable[[int, int], None]
-
-
-class Options(TypedDict, total=False):
-    """The keywords of ``Colorizer.__call__``, which explains them."""
-
-    steps: int | None
-    eta: float | None
-    seed: int | Sequence[int]
-    noise: Noise | Array | None
-    start: str | None
-    size: int | tuple[int, int] | None
-    fit: Mode
-    line_art: LineArt
-    distort_reference: bool
-    progress: Progress | None
-    cancel: Event | None
 
 
 class Colorizer:
@@ -94,14 +73,17 @@ class Colorizer:
         """What the bundle states about itself."""
         return self.bundle.manifest
 
+    @property
+    def reference_cache(self) -> ReferenceCache | None:
+        """What is kept of references between calls, to be limited or cleared; None for a family that keeps nothing."""
+        return self._pipeline.reference_cache
+
     # A str is a sequence of str too, and is a path here.
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, sketch: ImageSource, reference: ImageSource, **options: Unpack[Options]
-    ) -> Image.Image: ...
+    def __call__(self, sketch: ImageSource, reference: ImageSource | None, **options: Any) -> Image.Image: ...
     @overload
     def __call__(
-        self, sketch: Sequence[ImageSource], reference: Sequence[ImageSource], **options: Unpack[Options]
+        self, sketch: Sequence[ImageSource], reference: Sequence[ImageSource] | ImageSource | None, **options: Any
     ) -> list[Image.Image]: ...
 
     def __call__(
@@ -109,60 +91,46 @@ class Colorizer:
         sketch: Any,
         reference: Any,
         *,
-        steps: int | None = None,
-        eta: float | None = None,
         seed: int | Sequence[int] = 0,
         noise: Noise | Array | None = None,
-        start: str | None = None,
         size: int | tuple[int, int] | None = None,
-        fit: Mode = "pad",
-        line_art: LineArt = "auto",
-        distort_reference: bool = False,
         progress: Progress | None = None,
         cancel: Event | None = None,
+        **options: Any,
     ) -> Any:
-        """A coloured picture of the sketch's size for every sketch: one, or a list where a list was given.
-
-        With ``fit="crop"`` it is the size of the part of the sketch that was coloured.
+        """A coloured picture for every sketch: one, or a list where a list was given.
 
         Args:
             sketch: a path, bytes, a PIL image or an array, (H, W) or (H, W, 3 or 4); or a list of them.
-            reference: the same, one for every sketch.
-            steps: sampling steps; None takes the published number.
-            eta: 0 is deterministic, 1 adds fresh noise in every step; None takes the published value.
+            reference: the same, one for every sketch or one for all. None, where the family allows it, is none.
             seed: of the noise; image i of a batch gets ``seed + i``, or the i-th of a sequence. The same seed gives the
                 same noise on every backend, and for an image alone or in a batch.
-            noise: start noise (B, 3, H, W) at the working size in place of the seed's, or both kinds as ``Noise``.
-            start: ``noise`` (published), ``reference-walk`` or ``noised-reference``.
+            noise: start noise (B, C, H, W) in place of the seed's, or both kinds as ``Noise``: 3 channels at the
+                working size, or 4 at an eighth of it where the family works on latents.
             size: working size, a number or (height, width); None takes the size the bundle is tuned for.
-            fit: ``pad`` keeps all of the sketch, ``crop`` its centre as published, ``stretch`` changes its aspect.
-            line_art: ``auto`` extracts lines (XDoG) where the sketch is not a line drawing, ``xdog`` always, ``as-is``
-                never.
-            distort_reference: warp the reference at random as the published test code does; for comparisons with it.
             progress: called with (steps done, steps) after every step.
             cancel: set it from another thread to stop at the next step.
+            options: those of the bundle's family: the fields of ``AnimeDiffusionOptions`` or
+                ``ColorizeDiffusionOptions`` in ``saishiki.runtime.pipelines``; what is left out is as published.
 
         Raises ``ImageError`` for pictures that cannot be used, ``ValueError`` and ``TypeError`` for arguments out of
-        range or of the wrong kind, and ``concurrent.futures.CancelledError`` once cancelled.
+        range, of the wrong kind or of another family, ``BundleError`` for what the bundle was exported without, and
+        ``concurrent.futures.CancelledError`` once cancelled.
         """
         single = not isinstance(sketch, (list, tuple))
         sketches, references = _pairs(sketch, reference)
-        sampling = self._sampling(steps, eta, start)
+        chosen = self._pipeline.options(options)
         height, width = self._working_size(size)
-        seeds = seeds_for(seed, len(sketches))
-        warps = seeds if distort_reference else (None,) * len(seeds)
-        prepared = [
-            prepare(s, r, height=height, width=width, fit=fit, line_art=line_art, warp_seed=warp)
-            for s, r, warp in zip(sketches, references, warps, strict=True)
-        ]
-        noises = NoiseSource(noise, seeds, (3, height, width), sampling.steps if sampling.eta > 0 else 0)
-        parts = [slice(first, first + self.max_batch) for first in range(0, len(prepared), self.max_batch)]
-        on_step = _on_step(sampling.steps * len(parts), progress, cancel)
-        images = np.concatenate([self._run(prepared[part], noises.of(part), sampling, on_step) for part in parts])
-        pictures = uint8_from_normalized(images)
-        check_output(pictures)
-        restored = [Image.fromarray(restore(p.canvas, picture)) for p, picture in zip(prepared, pictures, strict=True)]
-        return restored[0] if single else restored
+        pictures = Pictures(sketches, references, seeds_for(seed, len(sketches)), height, width)
+        work = self._pipeline.prepare(pictures, chosen)
+        noises = NoiseSource(noise, pictures.seeds, work.draws.shape, work.draws.steps)
+        parts = [slice(first, first + self.max_batch) for first in range(0, len(sketches), self.max_batch)]
+        on_step = _on_step(work.steps * len(parts), progress, cancel)
+        images = np.concatenate([self._run(work, part, noises.of(part), on_step) for part in parts])
+        pixels = uint8_from_normalized(images)
+        check_output(pixels)
+        finished = [Image.fromarray(work.finish(index, image)) for index, image in enumerate(pixels)]
+        return finished[0] if single else finished
 
     @property
     def max_batch(self) -> int:
@@ -181,37 +149,25 @@ class Colorizer:
     ) -> None:
         self.close()
 
-    def _sampling(self, steps: int | None, eta: float | None, start: str | None) -> Sampling:
-        defaults = self.manifest.sampler
-        sampling = Sampling(
-            steps=defaults.steps if steps is None else steps,
-            eta=defaults.eta if eta is None else eta,
-            start=defaults.start if start is None else start,
-        )
-        self._pipeline.check(sampling)
-        return sampling
-
     def _working_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
             tuned = self.manifest.profiles[0].opt
             return tuned["height"], tuned["width"]
         height, width = _sides(size)
-        for module in self.manifest.modules.values():
-            if {"height", "width"} <= set(module.signature.symbols):
-                _check_size(height, width, module.signature.multiples, self.manifest.profiles)
+        multiples = multiples_of(module.signature for module in self.manifest.modules.values())
+        _check_size(height, width, multiples, self.manifest.profiles)
         return height, width
 
-    def _run(self, batch: list[Prepared], noise: Noise, sampling: Sampling, on_step: OnStep) -> Array:
-        sketch = np.stack([item.sketch for item in batch])
-        reference = np.stack([item.reference for item in batch])
-        return self._pipeline(sketch, reference, sampling, noise, on_step)
+    def _run(self, work: Work, part: slice, noise: Noise, on_step: OnStep) -> Array:
+        return work.run(part, noise, on_step)
 
 
-def _pairs(sketch: Any, reference: Any) -> tuple[list[Any], list[Any]]:
-    lists = [isinstance(given, (list, tuple)) for given in (sketch, reference)]
-    if lists[0] != lists[1]:
-        raise ValueError("sketch and reference must be one picture each, or a list each; got a list and a picture")
-    sketches, references = (list(sketch), list(reference)) if lists[0] else ([sketch], [reference])
+def _pairs(sketch: Any, reference: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    many, several = (isinstance(given, (list, tuple)) for given in (sketch, reference))
+    if several and not many:
+        raise ValueError("sketch and reference must be one picture each, or a list each; got a picture and a list")
+    sketches = tuple(sketch) if many else (sketch,)
+    references = tuple(reference) if several else (reference,) * len(sketches)
     if len(sketches) != len(references) or not sketches:
         raise ValueError(f"expected one reference for every sketch, got {len(sketches)} and {len(references)}")
     return sketches, references
@@ -230,7 +186,11 @@ def _check_size(height: int, width: int, multiples: Mapping[str, int], profiles:
     for name, value in (("height", height), ("width", width)):
         multiple = multiples.get(name, 1)
         if value < 1 or value % multiple:
-            raise ValueError(f"size: {name} must be a positive multiple of {multiple}, got {value}")
+            near = sorted({max(1, value // multiple) * multiple, max(1, value // multiple + 1) * multiple})
+            raise ValueError(
+                f"size: {name} must be a positive multiple of {multiple}, got {value}; "
+                f"the nearest: {', '.join(map(str, near))}"
+            )
     if not any(profile.holds({"height": height, "width": width}) for profile in profiles):
         ranges = "; ".join(str(profile) for profile in profiles)
         raise ValueError(f"size {height}x{width} is in none of the bundle's profiles ({ranges}); export it with --size")

@@ -18,7 +18,7 @@ import msgspec
 from saishiki.runtime.errors import BundleError
 from saishiki.runtime.signature import Profile, Signature
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Precision = Literal["fp32", "fp16"]
@@ -142,13 +142,15 @@ class ParityRow:
 class ImageParity:
     """A whole run against the reference's: every step's x by relative L2 error, the image by PSNR and 8-bit levels.
 
-    ``vectors`` names the tensors in the parity file; ``step_errors`` is empty where a backend keeps x on the device.
+    ``vectors`` names the tensors in the parity file: ``inputs/<name>``, ``states`` (S, B, ...) and ``image``
+    (B, 3, H, W). ``settings`` is what the pipeline's ``replay`` takes besides. ``step_errors`` is empty where a backend
+    keeps x on the device.
     """
 
     precision: Precision
     vectors: str
     sizes: Mapping[str, int]
-    eta: float
+    settings: Mapping[str, Any]
     step_errors: tuple[float, ...]
     step_budgets: tuple[float, ...]
     psnr_db: float
@@ -193,7 +195,8 @@ class Manifest:
         graphs = [graph for module in self.modules.values() for graph in module.graphs.values()]
         engines = [engine.file for module in self.modules.values() for engine in module.engines]
         of_graphs = [file for graph in graphs for file in (graph.graph, graph.weights) if file is not None]
-        return (self.schedule, self.parity, *of_graphs, *engines)
+        # Graphs may share a file of weights.
+        return tuple(dict.fromkeys((self.schedule, self.parity, *of_graphs, *engines)))
 
 
 def manifest_from_json(text: bytes, *, source: str) -> Manifest:
@@ -221,9 +224,12 @@ def digest_of(fields: Mapping[str, Any]) -> str:
 
 
 def _nan_from_null(value: Any) -> Any:
-    """The same tree with NaN for null: JSON has no NaN, and a certificate that failed may hold some."""
+    """The same tree with NaN for null: JSON has no NaN, and a certificate that failed may hold some.
+
+    A run's settings are left as they are, where null is a value of its own.
+    """
     if isinstance(value, dict):
-        return {name: _nan_from_null(item) for name, item in value.items()}
+        return {name: item if name == "settings" else _nan_from_null(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_nan_from_null(item) for item in value]
     return math.nan if value is None else value

@@ -83,7 +83,7 @@ class NoiseSource:
 def _check_noise(name: str, noise: Float32 | None, shape: tuple[int, ...] | None) -> None:
     found = None if noise is None else np.shape(noise)
     if found != shape:
-        raise ValueError(f"{name}: expected {shape or 'None at eta 0'}, got {found}")
+        raise ValueError(f"{name}: expected {shape or 'None, since no step of this run adds noise'}, got {found}")
     if noise is None:
         return
     if not isinstance(noise, np.ndarray) or noise.dtype != np.float32:

@@ -7,7 +7,7 @@ reference itself.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,9 +15,8 @@ from saishiki.runtime.backends.protocol import Backend, DenoisingLoop, Module, O
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BundleError
 from saishiki.runtime.manifest import Certificate, ImageParity, ParityRow, Precision
-from saishiki.runtime.noise import Noise
-from saishiki.runtime.pipelines import Sampling, load_pipeline
-from saishiki.runtime.signature import Array
+from saishiki.runtime.pipelines import load_pipeline
+from saishiki.runtime.signature import Array, Signature
 
 Vectors = Mapping[str, Array]
 OnResult = Callable[[ParityRow | ImageParity], None]
@@ -44,7 +43,7 @@ def psnr_db(got: Array, want: Array, *, peak: float = 2.0) -> float:
 def group(vectors: Vectors, prefix: str) -> dict[str, Array]:
     """The tensors whose names begin with ``prefix/``, without it; raises ``BundleError`` where there are none."""
     begin = prefix + "/"
-    found = {name.removeprefix(begin): tensor for name, tensor in vectors.items() if name.startswith(begin)}
+    found = {name.removeprefix(begin): vectors[name] for name in vectors if name.startswith(begin)}
     if not found:
         raise BundleError(f"the parity file holds no vectors {begin}...; export again")
     return found
@@ -65,7 +64,7 @@ def _max_abs(got: Array, want: Array) -> float:
 
 
 def measure_image(image: ImageParity, bundle: Bundle, backend: Backend, vectors: Vectors) -> ImageParity:
-    """The image row with the errors of a whole run against the stored states."""
+    """The image row with the errors of a whole run against the stored states and image."""
     stored = group(vectors, image.vectors)
     pipeline = load_pipeline(bundle, backend, image.precision)
     states: list[Array] = []
@@ -74,13 +73,10 @@ def measure_image(image: ImageParity, bundle: Bundle, backend: Backend, vectors:
         if x is not None:
             states.append(x.copy())
 
-    wanted = stored["states"]
-    noise = Noise(start=stored["start"], steps=stored["noise"])
-    sampling = Sampling(steps=len(wanted), eta=image.eta, start="noise")
-    result = pipeline(stored["sketch"], stored["reference"], sampling, noise, keep)
+    result = pipeline.replay(group(stored, "inputs"), image.settings, keep)
 
-    errors = tuple(relative_error(x, want) for x, want in zip(states, wanted, strict=False))
-    got, want = result.clip(-1, 1), wanted[-1].clip(-1, 1)
+    errors = tuple(relative_error(x, want) for x, want in zip(states, stored["states"], strict=False))
+    got, want = result.clip(-1, 1), stored["image"].clip(-1, 1)
     psnr = psnr_db(got, want)
     steps_passed = all(error <= budget for error, budget in zip(errors, image.step_budgets, strict=False))
     return replace(
@@ -97,12 +93,15 @@ def _levels(got: Array, want: Array) -> int:
     return int(np.ceil(difference * 127.5 - 1e-3)) if np.isfinite(difference) else 255
 
 
-class _LoadsOnce:
-    """A backend that keeps the modules it has loaded."""
+class _OneAtATime:
+    """A backend that holds one module at a time, so that a large bundle is measured in the memory of its largest one.
+
+    What it loads is loaded again where another module was called in between.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._modules: dict[tuple[str, Precision], Module] = {}
+        self._held: tuple[str, Precision, Module] | None = None
 
     @property
     def name(self) -> str:
@@ -116,16 +115,40 @@ class _LoadsOnce:
         self._backend.check(bundle, module, precision)
 
     def load(self, bundle: Bundle, module: str, precision: Precision) -> Module:
-        key = module, precision
-        if key not in self._modules:
-            self._modules[key] = self._backend.load(bundle, module, precision)
-        return self._modules[key]
+        return _Called(self, bundle, module, precision)
+
+    def loaded(self, bundle: Bundle, module: str, precision: Precision) -> Module:
+        if self._held is None or self._held[:2] != (module, precision):
+            self._held = None
+            self._held = module, precision, self._backend.load(bundle, module, precision)
+        return self._held[2]
 
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
-        return self._backend.run_loop(denoiser, loop, on_step)
+        module = denoiser.loaded() if isinstance(denoiser, _Called) else denoiser
+        return self._backend.run_loop(module, loop, on_step)
 
     def close(self) -> None:
-        self._modules.clear()
+        self._held = None
+
+
+@dataclass(frozen=True)
+class _Called:
+    """A module that is loaded when it is called."""
+
+    backend: _OneAtATime
+    bundle: Bundle
+    name: str
+    precision: Precision
+
+    @property
+    def signature(self) -> Signature:
+        return self.bundle.module(self.name).signature
+
+    def loaded(self) -> Module:
+        return self.backend.loaded(self.bundle, self.name, self.precision)
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        return self.loaded()(**inputs)
 
 
 def measure(
@@ -140,15 +163,17 @@ def measure(
     """Runs all stored vectors on a backend and gives a certificate of what came out.
 
     Args:
-        precisions: which rows to run; modules that are fp32 only are always run.
+        precisions: which rows to run; what there is in one precision only is always run.
         only_profiles: leave out what no profile holds, since an engine cannot run it.
     """
     stated, vectors = bundle.manifest.certificate, bundle.parity_vectors()
     wanted = set(precisions)
+    # A bundle with graphs of one precision has no images of the other.
+    recorded = {image.precision for image in stated.images}
+    of_images = wanted & recorded or recorded
 
-    def runs(row: ParityRow | ImageParity) -> bool:
-        fits = any(profile.holds(row.sizes) for profile in bundle.manifest.profiles)
-        return row.precision in wanted and (fits or not only_profiles)
+    def fits(row: ParityRow | ImageParity) -> bool:
+        return not only_profiles or any(profile.holds(row.sizes) for profile in bundle.manifest.profiles)
 
     def alone(row: ParityRow) -> bool:
         return len(bundle.module(row.module).graphs) == 1
@@ -156,14 +181,13 @@ def measure(
     rows: list[ParityRow] = []
     images: list[ImageParity] = []
     for precision in dict.fromkeys(row.precision for row in stated.rows):
-        # One precision after the other, so that no more than one copy of the weights is in memory.
-        loader = _LoadsOnce(backend)
+        loader = _OneAtATime(backend)
         for row in stated.rows:
-            if row.precision == precision and (runs(row) or alone(row)):
+            if row.precision == precision and ((precision in wanted and fits(row)) or alone(row)):
                 rows.append(measure_row(row, loader.load(bundle, row.module, precision), vectors))
                 on_result(rows[-1])
         for image in stated.images:
-            if image.precision == precision and runs(image):
+            if image.precision == precision and precision in of_images and fits(image):
                 images.append(measure_image(image, bundle, loader, vectors))
                 on_result(images[-1])
     # What was not measured has not passed.

@@ -1,10 +1,19 @@
 """A checkpoint in the published layout, and its bundle: tiny, random, the same in every run."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAISHIKI_CACHE", str(tmp_path_factory.mktemp("saishiki-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 
 from battery.part import Options, Row
 from saishiki.runtime.backends.cuda import CudaDevice
-from saishiki.runtime.backends.device_loop import launch_step
+from saishiki.runtime.backends.sampler_kernel import StepMemory, launch_step
 
 ELEMENTS = 3 * 256 * 256
 BUDGET = 1e-5
@@ -36,8 +36,7 @@ def cubins_on(device: Any) -> Iterator[Row]:
         device.upload(memory, array)
 
     def launch() -> None:
-        pointers = {"x_ptr": x.address, "prediction_ptr": eps.address, "table_ptr": table.address}
-        launch_step(device, **pointers, noise_ptr=0, k=0, n=ELEMENTS)
+        launch_step(device, StepMemory(x, eps, table, ELEMENTS), 0)
 
     start = time.perf_counter()
     launch()

@@ -17,8 +17,7 @@ from saishiki.runtime.backends.tensorrt import PACKAGES as TENSORRTS
 from saishiki.runtime.backends.tensorrt import open_tensorrt
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.noise import draw_noise
-from saishiki.runtime.pipelines.animediffusion import AnimeDiffusionPipeline
-from saishiki.runtime.pipelines.protocol import Sampling
+from saishiki.runtime.pipelines import AnimeDiffusionPipeline, Sampling
 
 WORDS = 4000
 BUDGETS = {"fp32": 1e-2, "fp16": 1e-1}

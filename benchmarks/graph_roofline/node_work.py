@@ -1,6 +1,7 @@
 """What one node must do: operations, and bytes if each of its tensors is read or written once.
 
-A multiply-add is two operations. Matrix operations are those of convolutions, matrix products and attention; all
+A multiply-add is two operations. Ops of ours are counted as their kernels compute them: a token meets the keys and the
+weight of its own region alone. Matrix operations are those of convolutions, matrix products and attention; all
 others, norms and softmax included, are vector operations, one for each function of an element, whatever it costs. Views
 move nothing. A slice reads what it keeps. An operator that is not in the table is an error, never zero.
 """
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from roofline import Work
 
 from graph_roofline.sized_graph import SizedGraph, SizedNode, SizedTensor
+from saishiki.export.functions.local_function import DOMAIN
 
 Flops = Callable[[SizedNode], tuple[int, int]]
 
@@ -121,6 +123,20 @@ def _heads(node: SizedNode, q: SizedTensor, k: SizedTensor, v: SizedTensor) -> t
     return heads, q.shape[2] // heads, v.shape[2] // node.attributes["kv_num_heads"]
 
 
+def _split_attention(node: SizedNode) -> tuple[int, int]:
+    """Each token over its region's half of the keys, then its scale."""
+    q, k, v = (_input(node, index) for index in range(3))
+    scores = q.shape[0] * node.attributes["heads"] * q.shape[1] * (k.shape[1] // 2)
+    widths = (q.shape[2] + v.shape[2]) // node.attributes["heads"]
+    return 2 * scores * widths, 4 * scores + node.outputs[0].elements
+
+
+def _merging_attention(node: SizedNode) -> tuple[int, int]:
+    """Each token over both halves, then the sum of both, each with its weight."""
+    matrix, vector = _split_attention(node)
+    return 2 * matrix, 2 * vector + node.outputs[0].elements
+
+
 def _pool(node: SizedNode) -> tuple[int, int]:
     return 0, node.outputs[0].elements * math.prod(node.attributes["kernel_shape"])
 
@@ -170,6 +186,12 @@ FLOPS: Mapping[str, Flops] = MappingProxyType(
         "MatMul": _matmul,
         "Gemm": _gemm,
         "Attention": _attention,
+        "saishiki::MaskedSplitCrossAttention": _split_attention,
+        "saishiki::MaskedSplitCrossAttentionTwoQueries": _split_attention,
+        "saishiki::MaskedSplitCrossAttentionMerge": _merging_attention,
+        "saishiki::MaskedSplitCrossAttentionBlend": _merging_attention,
+        # One product per token; its weights are inputs 1 and 2.
+        "saishiki::SplitProjection": _matmul,
         "AveragePool": _pool,
         "MaxPool": _pool,
         "GlobalAveragePool": _of_inputs,
@@ -185,4 +207,6 @@ FLOPS: Mapping[str, Flops] = MappingProxyType(
 )
 """Matrix and vector operations of every operator that is counted, but for views."""
 
-MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention"})
+MATRIX_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention"}) | frozenset(
+    op for op in FLOPS if op.startswith(f"{DOMAIN}::")
+)

@@ -1,14 +1,16 @@
-"""What each layer takes in ONNX Runtime on the CPU, by its own profiler, fully optimised.
+"""What each layer takes in ONNX Runtime, by its own profiler, fully optimised.
 
 ONNX Runtime fuses, splits and re-lays nodes; what it ran is told by the graph it saves after optimising. A kernel's
 time belongs to the layer that writes the tensor it computes, or helps to: from a kernel whose output has no name in our
 graph (a part of a norm, a change of layout) one follows the readers until one has. Norms are expanded beforehand, just
 as ONNX Runtime would, so that their kernels have names. What leads to no layer is ``other``.
 
-The profiler of the CUDA provider times launches, not kernels, so there is no such table for a GPU.
+With the CUDA provider the profiler times launches. Where the driver waits for each kernel at its launch, which it does
+under ``CUDA_LAUNCH_BLOCKING=1`` from before its first use, that is the kernels' time and some microseconds for waiting.
 """
 
 import json
+import os
 import statistics
 import tempfile
 from collections import defaultdict
@@ -22,6 +24,8 @@ import onnx
 from graph_roofline.layers import Layer
 from graph_roofline.sized_graph import expanded
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+WAIT = "CUDA_LAUNCH_BLOCKING"
 OTHER = "other"
 NCHWC = "_nchwc"
 WARMUP = 3
@@ -43,14 +47,20 @@ def layer_times(
     *,
     runs: int,
     threads: int = 0,
+    provider: str = CPU,
 ) -> LayerTimes:
     """Medians over ``runs`` runs of a model from :func:`.sized_model` after warm-up ones.
 
     Args:
         weights: the folder of the file with the weights.
         threads: 0 takes all cores.
+        provider: ``CPU`` or ``CUDA``; raises ``ValueError`` for CUDA where launches are not waited for, and
+            ``RuntimeError`` where ONNX Runtime goes on without it.
     """
     import onnxruntime
+
+    if provider == CUDA and os.environ.get(WAIT) != "1":
+        raise ValueError(f"layers are timed on CUDA only under {WAIT}=1, set before CUDA is first used")
 
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -61,7 +71,9 @@ def layer_times(
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         blob = _named(expanded(model)).SerializeToString()
-        session = onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(blob, options, providers=list(dict.fromkeys((provider, CPU))))
+        if provider not in session.get_providers():
+            raise RuntimeError(f"ONNX Runtime runs on {', '.join(session.get_providers())}, not on {provider}")
         for _ in range(WARMUP + runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text())

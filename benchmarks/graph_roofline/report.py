@@ -1,8 +1,9 @@
 """The roofline of a module's graph as plain data: floors, layers, what they took, and what other GPUs could do.
 
 ``floor_percent`` is the floor over the time taken: 100 would be as fast as this machine's copies and matrix products.
-Floors are sums over layers, each bound by the one thing it needs most, with the fused floor of
-:mod:`graph_roofline.layers` and, for comparison, without any fusing.
+A layer above that by more than the spread of the profiled runs is counted, since the ceilings are then none. Floors are
+sums over layers, each bound by the one thing it needs most, with the fused floor of :mod:`graph_roofline.layers` and,
+for comparison, without any fusing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gpu_clock import Ceilings
 from roofline import GPUS, Roofline, Work, roofline_on
 
-from graph_roofline.ceilings import floor_of
+from graph_roofline.ceilings import MeasuredCeilings, floor_of
 from graph_roofline.layers import Layer, layers_of
 from graph_roofline.node_work import graph_works, total
-from graph_roofline.onnxruntime_times import OTHER, LayerTimes, layer_times
+from graph_roofline.onnxruntime_times import CPU, OTHER, LayerTimes, layer_times
 from graph_roofline.sized_graph import SizedGraph, sized_graph, sized_model
+from saishiki.runtime.bench.summary import summarize
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
 
 FARTHEST = 10
 PROJECTION = "projection from the vendor's peaks; nothing was measured on this GPU"
+NO_LAYER_TIMES = "the CUDA provider's profiler times launches; the part layers of gpu_battery.py waits for each kernel"
 
 Row = dict[str, Any]
 Floor = Callable[[Work], Roofline]
@@ -45,12 +47,14 @@ def counted(bundle: Bundle, module: str, precision: Precision, sizes: Mapping[st
     return Counted(model, graph, layers_of(graph))
 
 
-def profiled(bundle: Bundle, module: str, precision: Precision, what: Counted, *, runs: int) -> LayerTimes:
-    """The layers' times in ONNX Runtime on the CPU, on random inputs."""
+def profiled(
+    bundle: Bundle, module: str, precision: Precision, what: Counted, *, runs: int, provider: str = CPU
+) -> LayerTimes:
+    """The layers' times in ONNX Runtime, on random inputs."""
     rng = np.random.default_rng(0)
     feeds = {tensor.name: rng.standard_normal(tensor.shape, dtype=np.float32) for tensor in what.graph.inputs}
     folder = bundle.file(bundle.module(module).graphs[precision].graph).parent
-    return layer_times(what.model, folder, what.layers, feeds, runs=runs)
+    return layer_times(what.model, folder, what.layers, feeds, runs=runs, provider=provider)
 
 
 def work_report(what: Counted) -> Row:
@@ -73,11 +77,15 @@ def floors_report(what: Counted, floor: Floor) -> Row:
     }
 
 
-def ceilings_report(ceilings: Ceilings) -> Row:
-    """Both ceilings."""
+def ceilings_report(ceilings: MeasuredCeilings) -> Row:
+    """Both ceilings: the largest copy, and the fastest product and its name; then all that were measured."""
+    largest = max(ceilings.copies)
     return {
-        "copy_gb_per_s": round(ceilings.bandwidth / 1e9, 2),
+        "copy_gb_per_s": round(ceilings.copies[largest] / 1e9, 2),
         "matrix_product_gflop_per_s": round(ceilings.matrix_flops / 1e9, 1),
+        "fastest_product": ceilings.fastest_product,
+        "copies_gb_per_s": {f"{size / 1e6:.4g} MB": round(rate / 1e9, 2) for size, rate in ceilings.copies.items()},
+        "products_gflop_per_s": {name: round(rate / 1e9, 1) for name, rate in ceilings.products.items()},
     }
 
 
@@ -111,12 +119,13 @@ def farthest(rows: Sequence[Row]) -> list[str]:
 
 
 def profile_report(times: LayerTimes, rows: Sequence[Row]) -> Row:
-    """What the profiled runs took in all, and which layers are farthest from their floor."""
-    run_us = sorted(times.run_us)[len(times.run_us) // 2]
+    """What the profiled runs took in all, and which layers are farthest from their floor, or beyond it."""
+    runs = summarize(times.run_us)
     return {
         "farthest": farthest(rows),
-        "below_floor": sum((row["floor_percent"] or 0) > 100 for row in rows),
-        "profiled_run_ms": round(run_us / 1e3, 3),
+        "below_floor": [row["layer"] for row in rows if (row["floor_percent"] or 0) > 100 * (1 + runs.spread)],
+        "profiled_run_ms": round(runs.p50_ms / 1e3, 3),
+        "profiled_spread": round(runs.spread, 4),
         "kernels_ms": round(sum(times.layers.values()) / 1e3, 3),
         "other_ms": round(times.layers.get(OTHER, 0.0) / 1e3, 3),
     }
@@ -133,7 +142,7 @@ def projections(what: Counted, steps: int) -> list[Row]:
 
 
 def roofline_report(
-    bundle: Bundle, sizes: Mapping[str, int], device: str, ceilings: Ceilings, *, steps: int, runs: int
+    bundle: Bundle, sizes: Mapping[str, int], device: str, ceilings: MeasuredCeilings, *, steps: int, runs: int
 ) -> Row:
     """The denoiser's roofline on this machine, and projections of its fp16 graph.
 
@@ -157,7 +166,7 @@ def roofline_report(
         **work_report(what),
         "ceilings": ceilings_report(ceilings),
         **floors_report(what, floor),
-        **(profile_report(times, rows) if times else {"no_layer_times": "the CUDA provider's profiler times launches"}),
+        **(profile_report(times, rows) if times else {"no_layer_times": NO_LAYER_TIMES}),
         "layer_rows": rows,
         "projections": projections(counted(bundle, "denoiser", "fp16", sizes), steps),
     }

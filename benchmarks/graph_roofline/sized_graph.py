@@ -1,5 +1,6 @@
-"""An ONNX graph at given sizes: every dim a number, every local function inlined, no arithmetic on shapes left.
+"""An ONNX graph at given sizes: every dim a number, no arithmetic on shapes left.
 
+Functions are inlined but for those of our ops, which are counted as the one kernel that they are (:mod:`.node_work`).
 Only onnx is needed, and of the weights only the shapes: ``file.onnx.data`` is not read.
 """
 
@@ -14,6 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
+
+from saishiki.export.functions.local_function import DOMAIN
+from saishiki.export.functions.translation import FP32_OPERANDS as FUNCTIONS
 
 Constants = dict[str, NDArray[Any]]
 Shapes = dict[str, tuple[int, ...]]
@@ -64,20 +68,34 @@ class SizedGraph:
 
 
 def sized_model(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    """The model with its symbolic dims replaced, local functions inlined and shape arithmetic computed.
+    """The model of a file, as :func:`sized`; raises ``ValueError`` as it does, naming the file."""
+    try:
+        return sized(onnx.load(path, load_external_data=False), sizes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
-    Raises ``ValueError`` where a dim has no size, or a shape depends on more than the sizes.
+
+def sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """The model with its symbolic dims replaced, functions inlined but for those of our ops, shape arithmetic computed.
+
+    Raises ``ValueError`` where a dim has no size.
     """
-    model = inliner.inline_local_functions(onnx.load(path, load_external_data=False))
+    inlined = [(function.domain, function.name) for function in model.functions if not is_op_of_ours(function)]
+    model = inliner.inline_selected_functions(model, inlined)
     for tensor in model.graph.input:
         for dim in tensor.type.tensor_type.shape.dim:
             if dim.dim_param:
                 if dim.dim_param not in sizes:
-                    raise ValueError(f"{path}: {tensor.name} has a dim {dim.dim_param!r}, but the sizes are {sizes}")
+                    raise ValueError(f"{tensor.name} has a dim {dim.dim_param!r}, but the sizes are {sizes}")
                 dim.dim_value = sizes[dim.dim_param]
     for tensor in model.graph.output:
         tensor.type.tensor_type.ClearField("shape")
     return _without_shape_arithmetic(model)
+
+
+def is_op_of_ours(function: onnx.FunctionProto) -> bool:
+    """Whether a function stands for one of our kernels."""
+    return function.domain == DOMAIN and function.name in FUNCTIONS
 
 
 def sized_graph(model: onnx.ModelProto) -> SizedGraph:

@@ -1,7 +1,7 @@
 """The rows of the comparison: every entry that runs here, its errors against the published outputs, then its times."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,14 +14,23 @@ from saishiki.runtime.bench.summary import Summary, shared_spread, summarize
 from saishiki.runtime.signature import Array
 
 Row = dict[str, Any]
+Say = Callable[[str], None]
 
 
-def compare(entries: Sequence[Entry], scene: Scene, device: str, efforts: Mapping[str, Effort]) -> list[Row]:
+def silent(_: str) -> None:
+    """A :data:`Say` that tells nobody."""
+
+
+def compare(
+    entries: Sequence[Entry], scene: Scene, device: str, efforts: Mapping[str, Effort], *, say: Say = silent
+) -> list[Row]:
     """One row per entry, in order; the first must be the published computation, whose errors are raised.
 
     A row has ``unavailable``, or ``failed``, or ``parity`` and, unless that is red in any subject, times by subject.
+    ``say`` is told what is done next, and how long it takes where that can be known.
     """
     rows: list[Row] = []
+    first_s: dict[str, dict[str, float]] = {}
     systems: dict[str, System] = {}
     published: dict[str, Array] = {}
     for entry in entries:
@@ -30,10 +39,11 @@ def compare(entries: Sequence[Entry], scene: Scene, device: str, efforts: Mappin
         if (reason := entry.why_not(scene.bundle, device)) is not None:
             row["unavailable"] = reason
             continue
+        say(f"{entry.name}: opening, and checking one step and one image")
         begin = time.perf_counter()
         try:
             system = entry.open(scene, device)
-            outputs = {subject: array_from(system.run(subject)()) for subject in SUBJECTS}
+            outputs, first_s[entry.name] = _first_outputs(system)
         except Exception as error:  # one rival that fails must not hide the others
             if entry is entries[0]:
                 raise
@@ -45,8 +55,29 @@ def compare(entries: Sequence[Entry], scene: Scene, device: str, efforts: Mappin
         row["parity"] = {subject: budget.judge(subject, outputs[subject], published[subject]) for subject in SUBJECTS}
         if not is_red(row):
             systems[entry.name] = system
-    _add_times(rows, systems, efforts)
+    for subject in efforts:
+        say(_announcement(subject, efforts[subject], [first_s[name][subject] for name in systems]))
+        _add_times(rows, systems, subject, efforts[subject])
     return rows
+
+
+def _first_outputs(system: System) -> tuple[dict[str, Array], dict[str, float]]:
+    """What a system computes, by subject, and in how many seconds; the first holds whatever is compiled then."""
+    outputs: dict[str, Array] = {}
+    seconds: dict[str, float] = {}
+    for subject in SUBJECTS:
+        begin = time.perf_counter()
+        outputs[subject] = array_from(system.run(subject)())
+        seconds[subject] = time.perf_counter() - begin
+    return outputs, seconds
+
+
+def _announcement(subject: str, effort: Effort, first_s: Sequence[float]) -> str:
+    round_s = sum(first_s)
+    return (
+        f"{subject}: {len(first_s)} rows by turns, {round_s:.3g} s a round by their first runs, "
+        f"{effort.most_s(round_s):.0f} s in all at the most"
+    )
 
 
 def is_red(row: Row) -> bool:
@@ -60,15 +91,14 @@ def array_from(output: Any) -> Array:
     return array
 
 
-def _add_times(rows: list[Row], systems: Mapping[str, System], efforts: Mapping[str, Effort]) -> None:
+def _add_times(rows: list[Row], systems: Mapping[str, System], subject: str, effort: Effort) -> None:
     of = {row["name"]: row for row in rows}
-    for subject, effort in efforts.items():
-        samples = interleaved({name: _timed(system, subject) for name, system in systems.items()}, effort)
-        for name, measured in samples.items():
-            of[name].setdefault("times", {})[subject] = _times(measured)
-            of[name]["clock"] = "CUDA events" if systems[name].device == "cuda" else "wall"
-        for row in rows:
-            _add_ratios(row, of, subject)
+    samples = interleaved({name: _timed(system, subject) for name, system in systems.items()}, effort)
+    for name, measured in samples.items():
+        of[name].setdefault("times", {})[subject] = _times(measured)
+        of[name]["clock"] = "CUDA events" if systems[name].device == "cuda" else "wall"
+    for row in rows:
+        _add_ratios(row, of, subject)
 
 
 def _timed(system: System, subject: str) -> TimedRun:

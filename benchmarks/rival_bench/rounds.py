@@ -5,8 +5,12 @@ warm up until the systems stand still: a window is ``WINDOW`` rounds, and every 
 must lie within ``TOLERANCE`` of that over the window before. The warm-up ends without that after ``seconds``; the
 result says for each system whether it stood still. Before each run the machine rests for ``REST_S``: threads of some
 runtimes spin for a while after their work, and would take the cores from whoever runs next.
+
+Where one round takes minutes, time counts for more than rounds: none begins after ``limit_s``, however few there were.
 """
 
+import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -29,12 +33,18 @@ class Effort:
     """How long to measure one subject.
 
     Rounds are timed until there are ``most_rounds``, or ``least_rounds`` and ``seconds`` have passed; the warm-up may
-    take ``seconds``, too.
+    take ``seconds``, too. After the first, no round begins once ``limit_s`` have passed.
     """
 
     least_rounds: int
     most_rounds: int
     seconds: float
+    limit_s: float = math.inf
+
+    def most_s(self, round_s: float) -> float:
+        """The longest that warm-up and rounds can take where a round takes ``round_s``."""
+        timed_s = max(self.seconds, self.least_rounds * round_s)
+        return self.seconds + round_s + min(timed_s, self.limit_s) + round_s
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ def interleaved(
     samples: dict[str, list[float]] = {name: [] for name in runs}
     begin = clock()
     for count in range(effort.most_rounds):
-        if count >= effort.least_rounds and clock() - begin >= effort.seconds:
+        enough = effort.seconds if count >= effort.least_rounds else effort.limit_s
+        if count > 0 and clock() - begin >= enough:
             break
         _round(runs, samples, order)
     return {name: Samples(warmups[name], tuple(values)) for name, values in samples.items()}
@@ -71,12 +82,13 @@ def _round(runs: Mapping[str, TimedRun], samples: Mapping[str, list[float]], ord
 def _warm_up(runs: Mapping[str, TimedRun], effort: Effort, clock: Seconds, order: random.Random) -> dict[str, Warmup]:
     samples: dict[str, list[float]] = {name: [] for name in runs}
     begin = clock()
-    while True:
-        for _ in range(WINDOW):
-            _round(runs, samples, order)
+    for count in itertools.count(1):
+        _round(runs, samples, order)
         warmups = {name: _judged(values) for name, values in samples.items()}
-        if all(warmup.stable for warmup in warmups.values()) or clock() - begin >= effort.seconds:
-            return warmups
+        still = count % WINDOW == 0 and all(warmup.stable for warmup in warmups.values())
+        if still or clock() - begin >= effort.seconds:
+            break
+    return warmups
 
 
 def _judged(samples: list[float]) -> Warmup:

@@ -41,10 +41,14 @@ class _Entry:
     report: BuildReport
 
 
+def cache_folder() -> Path:
+    """The folder of all that is cached: ``$SAISHIKI_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("SAISHIKI_CACHE") or platformdirs.user_cache_dir("saishiki")).expanduser()
+
+
 def engines_folder() -> Path:
-    """The folder of all cached engines: below ``$SAISHIKI_CACHE``, else the user's cache folder."""
-    root = os.environ.get("SAISHIKI_CACHE") or platformdirs.user_cache_dir("saishiki")
-    return Path(root).expanduser() / "engines"
+    """The folder of all cached engines."""
+    return cache_folder() / "engines"
 
 
 def cached_engine(key: EngineKey, build: Callable[[Path], BuildReport]) -> CachedEngine:

@@ -131,6 +131,15 @@ def node_of_call(call: dict[str, Any]) -> ir.Value:
             "repeat k and v per batch row, with zeros for an empty context"
         )
     form = form_of(selection=call["selection"], merge_scale=call["merge_scale"], has_q_bg=call.get("q_bg") is not None)
+    return _node(form, call)
+
+
+def node_of_merging_call(call: dict[str, Any]) -> ir.Value:
+    """The same of a call whose merge share is a tensor, an input of the graph; all scales are 1."""
+    return _node(MERGE, call | dict.fromkeys(_SCALES, 1.0))
+
+
+def _node(form: LocalFunction, call: dict[str, Any]) -> ir.Value:
     values = call | {"fg_tokens": _fg_tokens(call), "q_bg": call["q"] if call.get("q_bg") is None else call["q_bg"]}
     attributes = {"heads": call["heads"], "foreground_at_threshold": int(call["selection"] == "background_below")}
     inputs = [values[name] for name in form.inputs]

@@ -11,6 +11,7 @@ from saishiki.export.functions.local_function import DOMAIN, VERSION
 
 _NODES: Mapping[str, Callable[[dict[str, Any]], ir.Value]] = {
     "masked_split_cross_attention": masked_split_cross_attention.node_of_call,
+    "merging_split_cross_attention": masked_split_cross_attention.node_of_merging_call,
     "split_projection": split_projection.node_of_call,
 }
 _FUNCTIONS = {

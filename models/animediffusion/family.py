@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from saishiki.models.animediffusion import loading
 from saishiki.models.animediffusion.modules import modules, signatures
 from saishiki.models.animediffusion.network import CONFIGS, AnimeDiffusion
 from saishiki.models.checkpoints import Checkpoint, CheckpointError
-from saishiki.models.family import Family, LoadOptions, Tensors
+from saishiki.models.family import Family, LoadOptions, RecordedRun, Substitute, Tensors
 from saishiki.runtime.manifest import SamplerDefaults
 from saishiki.runtime.schedule import BUFFERS
 from saishiki.runtime.signature import Array, Signature
 
 PROBED_TIMESTEPS = (901, 501, 101, 1)
+SEED = 20240107
 SAMPLER = SamplerDefaults(name="ddim", steps=10, eta=1.0, start="noise")
 
 
@@ -44,6 +45,11 @@ class LoadedAnimeDiffusion:
         return modules(self.network)
 
     @property
+    def weight_groups(self) -> Mapping[str, str]:
+        """None: the two modules have no weight in common."""
+        return {}
+
+    @property
     def signatures(self) -> Mapping[str, Signature]:
         """The modules' signatures."""
         return signatures(self.network.config)
@@ -67,6 +73,28 @@ class LoadedAnimeDiffusion:
             "condition": torch.cat([sketch, reference], dim=1),
             "time": self.network.denoise_fn.time_projections(t),
         }
+
+    @property
+    def prediction(self) -> Literal["eps", "v"]:
+        """Noise."""
+        return "eps"
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """One: there is one way to use it."""
+        return ("run",)
+
+    def record(
+        self, run: str, sketch: Tensor, reference: Tensor, *, steps: int, substitute: Substitute | None = None
+    ) -> RecordedRun:
+        """The published DDIM run from seeded noise."""
+        generator = torch.Generator().manual_seed(SEED)
+        start = torch.randn(reference.shape, generator=generator)
+        noise = torch.randn((steps, *reference.shape), generator=generator)
+        denoiser = None if substitute is None else substitute("denoiser", self.modules["denoiser"])
+        states = self.sample(sketch, reference, start, noise, eta=SAMPLER.eta, denoiser=denoiser)
+        inputs = {"sketch": sketch, "reference": reference, "start": start, "noise": noise}
+        return RecordedRun(inputs, {"steps": steps, "eta": SAMPLER.eta, "start": "noise"}, states, states[-1])
 
     def sample(
         self,
@@ -125,9 +153,9 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> LoadedAnimeDiffusion:
 
 ANIMEDIFFUSION = Family(
     name=loading.FAMILY,
-    prediction="eps",
     sampler=SAMPLER,
     fp32_modules=frozenset({"time_projection"}),
     matches=loading.matches,
     load=_load,
+    options=frozenset({"attention_head"}),
 )

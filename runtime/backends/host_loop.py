@@ -3,23 +3,18 @@
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
-
 from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop, no_progress
-from saishiki.runtime.samplers import sample_ddim
 from saishiki.runtime.signature import Array, Signature
 
 
 def run_loop_on_host(denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
     """Runs the loop module call by module call: (B, C, H, W) fp32."""
     (prediction,) = denoiser.signature.outputs
-    batch = len(loop.x)
 
-    def denoise(x: Array, k: int) -> Array:
-        per_step = {name: np.repeat(rows[k : k + 1], batch, axis=0) for name, rows in loop.per_step.items()}
-        return denoiser(**{loop.state: x}, **loop.constants, **per_step)[prediction.name]
+    def network(model_input: Array, e: int) -> Array:
+        return denoiser(**{loop.state: model_input}, **loop.inputs(e))[prediction.name]
 
-    result: Array = sample_ddim(denoise, loop.x, loop.schedule, noise=loop.noise, on_step=on_step)
+    result: Array = loop.solver.sample(network, loop.x, loop.noise, on_step)
     return result
 
 

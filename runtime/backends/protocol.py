@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
-from saishiki.runtime.schedule import DDIMSchedule
+from saishiki.runtime.samplers import Solver
 from saishiki.runtime.signature import Array, Signature
 
 OnStep = Callable[[int, Array | None], None]
@@ -32,29 +34,72 @@ class Module(Protocol):
 
 @dataclass(frozen=True)
 class DenoisingLoop:
-    """All that a DDIM run needs, in host memory.
+    """All that a run of a solver needs, in host memory. E evaluations of the network, S steps, B pictures.
 
     Args:
-        state: name of the denoiser's input that takes x; the prediction is its only output.
-        x: (B, C, H, W) fp32, at the schedule's first timestep.
-        constants: inputs that stay the same over the steps, by name, with the batch in front.
-        per_step: inputs that depend on the step alone, by name: (S, ...), repeated over the batch.
-        noise: (S, B, C, H, W) fp32, or None where eta is 0.
+        state: name of the denoiser's input that takes x, scaled; the prediction is its only output, (G * B, C, H, W)
+            for the solver's G slots.
+        x: (B, C, H, W) fp32, where the solver begins: noise times its ``start_scale``.
+        constants: inputs that stay the same, by name, with the batch in front: one set for each phase of the run.
+        per_step: inputs that depend on the evaluation, by name: (E, B, ...), or (E, 1, ...) for all pictures alike.
+        noise: (N, B, C, H, W) fp32 for the N noises that the solver draws, or None where it draws none.
+        phases: (E,) which of ``constants`` an evaluation takes; empty where there is one set alone.
+
+    Raises ``ValueError`` where one of them does not fit the solver.
     """
 
-    schedule: DDIMSchedule
+    solver: Solver
     state: str
     x: Array
-    constants: Mapping[str, Array]
+    constants: tuple[Mapping[str, Array], ...]
     per_step: Mapping[str, Array]
     noise: Array | None
+    phases: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = len(self.schedule)
-        if self.noise is None and self.schedule.sigma.any():
-            raise ValueError(f"{steps} steps at eta above 0 need noise")
-        if self.noise is not None and self.noise.shape != (steps, *self.x.shape):
-            raise ValueError(f"expected noise {(steps, *self.x.shape)}, one for every step, got {self.noise.shape}")
+        self._check_noise()
+        self._check_phases()
+        for name, rows in self.per_step.items():
+            if len(rows) != self.evaluations:
+                raise ValueError(f"expected {self.evaluations} rows of {name}, one per evaluation, got {len(rows)}")
+            if rows.ndim < 2 or rows.shape[1] not in (1, len(self.x)):
+                raise ValueError(f"expected {name} (E, 1 or {len(self.x)}, ...), got {rows.shape}")
+
+    def _check_noise(self) -> None:
+        noises = self.solver.noises
+        if noises and self.noise is None:
+            raise ValueError(f"{self.solver.steps} steps of {self.solver.name} need {noises} noises, got none")
+        expected = (noises, *self.x.shape)
+        if self.noise is not None and self.noise.shape != expected:
+            raise ValueError(f"expected noise {expected}, one for every draw, got {self.noise.shape}")
+
+    def _check_phases(self) -> None:
+        if not self.constants:
+            raise ValueError("expected one set of constants for each phase, got none")
+        if not self.phases and len(self.constants) > 1:
+            raise ValueError(f"expected phases, because there are {len(self.constants)} sets of constants; got none")
+        known = range(len(self.constants))
+        if self.phases and (len(self.phases) != self.evaluations or not all(phase in known for phase in self.phases)):
+            raise ValueError(f"expected {self.evaluations} phases below {len(self.constants)}, got {self.phases}")
+
+    @property
+    def evaluations(self) -> int:
+        """E: how often the network is called."""
+        return len(self.solver.timesteps)
+
+    def inputs(self, e: int) -> dict[str, Array]:
+        """What evaluation e takes besides x, by name, with the whole batch in front."""
+        rows = {name: over_batch(rows[e], len(self.x)) for name, rows in self.per_step.items()}
+        return {**self.constants[self.phase(e)], **rows}
+
+    def phase(self, e: int) -> int:
+        """Which set of constants evaluation e takes."""
+        return self.phases[e] if self.phases else 0
+
+
+def over_batch(row: Array, batch: int) -> Array:
+    """(B, ...) from (B, ...) or (1, ...)."""
+    return row if len(row) == batch else np.repeat(row, batch, axis=0)
 
 
 class Backend(Protocol):

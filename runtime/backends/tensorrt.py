@@ -20,8 +20,9 @@ import numpy as np
 
 from saishiki.runtime.backends.cuda import INSTALL, CudaDevice, driver_problem
 from saishiki.runtime.backends.device import Memory, padded_bytes
-from saishiki.runtime.backends.device_loop import DeviceLoop
+from saishiki.runtime.backends.device_loop import DeviceLoop, runs_on_device
 from saishiki.runtime.backends.engine_choice import check_engine, choose_engine, choose_profile
+from saishiki.runtime.backends.host_loop import run_loop_on_host, run_loop_on_host_timed
 from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop
 from saishiki.runtime.backends.rtx_cache import RuntimeCache, cache_folder
 from saishiki.runtime.bundle import Bundle
@@ -268,14 +269,21 @@ class TensorRTBackend:
         return "; ".join(self._errors) or "no reason given"
 
     def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
-        """Runs the loop on the device; ``denoiser`` must be of this backend, which ``on_step`` must not use."""
+        """Runs the loop on the device; ``denoiser`` must be of this backend, which ``on_step`` must not use.
+
+        A loop of a solver without a table runs with its state in host memory instead.
+        """
         own = self._own(denoiser)
+        if not runs_on_device(loop):
+            return run_loop_on_host(own, loop, on_step)
         with self.working():
             return own.loop.run(loop, on_step)
 
     def run_loop_timed(self, denoiser: Module, loop: DenoisingLoop) -> TimedLoop:
-        """The same without reports, and the device time of its steps."""
+        """The same without reports, and the device time of its steps, or the time in calls from the host."""
         own = self._own(denoiser)
+        if not runs_on_device(loop):
+            return run_loop_on_host_timed(own, loop)
         with self.working():
             begin = perf_counter()
             x, engine_ms = own.loop.run_timed(loop)

@@ -1,15 +1,16 @@
 """Two result files side by side: which rows have become slower, and by more than chance.
 
 Rows of the same runner, subject and sizes are compared by their medians. A row has regressed where the new median is
-more than ``threshold`` times the old one and also farther from it than the two runs' own spread, added up. A run's own
-spread is that of the row, or the difference between the run's two measurements of one image if that is larger: what a
-machine does to one subject within minutes, it does to others too. Rows of fewer than three samples have no spread to
-speak of and are not judged.
+more than ``threshold`` times the old one and also farther from it than the runs explain: by the row's own spreads,
+widened where samples are few and added up, or by the larger of both runs' drifts. What a machine does to whole images
+within minutes, it does to other rows too, and either run alone shows how far it goes; see :mod:`.drift`. Rows of fewer
+than three samples have no spread to speak of and are not judged.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
+from saishiki.runtime.bench.drift import drift_of, widened_spread
 from saishiki.runtime.bench.schema import BundleIdentity, Environment, Report, Row, RunnerResult
 from saishiki.runtime.bench.summary import LEAST_SPREAD, Summary
 from saishiki.runtime.errors import SaishikiError
@@ -22,7 +23,7 @@ Key = tuple[str, str, str, tuple[tuple[str, int], ...]]
 
 @dataclass(frozen=True)
 class Change:
-    """A row in both files: medians in milliseconds, new over old, and the ratio that the runs' own spread explains."""
+    """A row in both files: medians in milliseconds, new over old, and the ratio that the runs explain."""
 
     row: str
     old_ms: float
@@ -30,6 +31,11 @@ class Change:
     ratio: float
     explained: float
     regressed: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both medians are the same as far as the runs can tell."""
+        return 1 / self.explained <= self.ratio <= self.explained
 
     def __str__(self) -> str:
         return (
@@ -110,20 +116,21 @@ def compare(old: Report, new: Report, *, threshold: float = DEFAULT_THRESHOLD) -
     gone = [f"{_name(key)}: only in the old result" for key in before if key not in after]
     fresh = [f"{_name(key)}: only in the new result" for key in after if key not in before]
     changes = tuple(_change(_name(key), before[key], after[key], threshold) for key in judged)
-    return Comparison(changes, (*too_few, *gone, *fresh), _notes(old, new))
+    return Comparison(changes, (*too_few, *gone, *fresh), (*_notes(old, new), *_agreement(changes)))
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A row's summary, and the spread of its run."""
+    """A row's summary, its spread, widened for few samples, and the drift of its run."""
 
     summary: Summary
     spread: float
+    drift: float
 
 
 def _rows_of(report: Report) -> dict[Key, _Measured]:
     return {
-        _key(runner, row): _Measured(row.summary, max(row.summary.spread, runner.stability.difference))
+        _key(runner, row): _Measured(row.summary, widened_spread(row.summary), drift_of(runner))
         for runner in report.runners
         for row in runner.rows
     }
@@ -143,7 +150,8 @@ def _can_be_judged(old: _Measured, new: _Measured) -> bool:
 
 
 def _change(name: str, old: _Measured, new: _Measured, threshold: float) -> Change:
-    ratio, explained = new.summary.p50_ms / old.summary.p50_ms, 1 + max(old.spread + new.spread, LEAST_SPREAD)
+    ratio = new.summary.p50_ms / old.summary.p50_ms
+    explained = 1 + max(old.spread + new.spread, old.drift, new.drift, LEAST_SPREAD)
     return Change(
         row=name,
         old_ms=old.summary.p50_ms,
@@ -152,6 +160,15 @@ def _change(name: str, old: _Measured, new: _Measured, threshold: float) -> Chan
         explained=explained,
         regressed=ratio > threshold and ratio > explained,
     )
+
+
+def _agreement(changes: tuple[Change, ...]) -> Iterator[str]:
+    """How many rows agree, and which do not although they have not regressed."""
+    agreeing = sum(change.agrees for change in changes)
+    yield f"{agreeing} of {len(changes)} rows agree, as far as the runs can tell"
+    for change in changes:
+        if not (change.agrees or change.regressed):
+            yield f"they do not agree, {'faster' if change.ratio < 1 else 'within the threshold'}: {change}"
 
 
 def _notes(old: Report, new: Report) -> tuple[str, ...]:

@@ -18,7 +18,11 @@ from saishiki.runtime.manifest import Manifest
 
 @dataclass(frozen=True)
 class Task:
-    """The picture that is coloured, at the bundle's own size, and in how many steps."""
+    """The picture that is coloured, at the bundle's own size, and in how many steps.
+
+    Its reference is new each time: what a family keeps of references between calls is forgotten before. A batch has one
+    reference for all its sketches.
+    """
 
     sketch: Pixels
     reference: Pixels
@@ -26,6 +30,8 @@ class Task:
 
     def __call__(self, colorizer: Colorizer, batch: int = 1) -> object:
         """Colours it, or a batch of it."""
+        if colorizer.reference_cache is not None:
+            colorizer.reference_cache.clear()
         options: dict[str, Any] = {"steps": self.steps, "seed": SEED}
         if batch == 1:
             return colorizer(self.sketch, self.reference, **options)

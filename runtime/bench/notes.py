@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+from saishiki.runtime.bench.drift import drift_of
 from saishiki.runtime.bench.schema import Report, RunnerResult
 
 BUSY_SHARE = 0.25
 """Load average per core from which on others are said to be using the machine."""
+STEADY = 0.1
+"""Drift of the whole images up to which a machine is said to have been steady: what a comparison allows anyway."""
 QUICK_NOTE = "a quick run of few samples and one sampling step: it shows that the benchmark works, and no speed"
 WARMED = ("image", "image again", "module", "batch")
 """Subjects with a warm-up of their own; the steps' rows are read off the images."""
@@ -38,6 +41,11 @@ def _of_runner(runner: RunnerResult) -> Iterator[str]:
             f"{runner.name}: two measurements of one image differ by {stability.difference:.1%} "
             f"({stability.first_p50_ms:.4g} and {stability.again_p50_ms:.4g} ms), "
             f"their own spread allows {stability.allowed:.1%}"
+        )
+    elif (drift := drift_of(runner)) > STEADY:
+        yield (
+            f"{runner.name}: whole images of this run lie {drift:.1%} around their median, so the machine was not "
+            "steady; a row of few samples is no surer than that"
         )
     warmups = [(row, row.warmup) for row in runner.rows if row.subject in WARMED]
     unstable = [str(row) for row, warmup in warmups if warmup is not None and not warmup.stable]

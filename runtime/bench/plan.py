@@ -11,7 +11,9 @@ class Plan:
 
     Args:
         limit_s: a runner that nobody named is left out where the ones before it tell that it would end later than this.
-        starts: fresh processes for the cold start, and loads in this one.
+        least_starts: fresh processes for the cold start, and as many for a load whose libraries are warm.
+        most_starts: so many of each, where ``starts_s`` allow.
+        starts_s: after these, no process is started beyond ``least_starts``.
         steps: at most so many sampling steps; None takes the bundle's own number.
         callers: numbers of threads that call one colorizer at once.
         runs_per_caller: pictures that each of them asks for; fewer, but one, once ``callers_s`` have passed.
@@ -21,7 +23,9 @@ class Plan:
     limit_s: float
     module: Effort
     image: Effort
-    starts: int
+    least_starts: int
+    most_starts: int
+    starts_s: float
     steps: int | None
     callers: tuple[int, ...]
     runs_per_caller: int
@@ -51,7 +55,9 @@ FULL = Plan(
         most_runs=100,
         measure_s=10,
     ),
-    starts=3,
+    least_starts=5,
+    most_starts=15,
+    starts_s=10,
     steps=None,
     callers=(2, 4),
     runs_per_caller=4,
@@ -73,7 +79,9 @@ QUICK = Plan(
     limit_s=480,
     module=_BRIEF,
     image=_BRIEF,
-    starts=1,
+    least_starts=1,
+    most_starts=1,
+    starts_s=0,
     steps=1,
     callers=(2,),
     runs_per_caller=1,

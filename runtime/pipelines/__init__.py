@@ -1,7 +1,21 @@
-"""Pipelines: per family, what happens between prepared arrays and the image."""
+"""Pipelines: per family, what happens between pictures and the image."""
 
-from saishiki.runtime.pipelines.animediffusion import AnimeDiffusionPipeline
-from saishiki.runtime.pipelines.families import LOADERS, load_pipeline
-from saishiki.runtime.pipelines.protocol import Pipeline, Sampling
+from saishiki.runtime.pipelines.animediffusion import AnimeDiffusionOptions, AnimeDiffusionPipeline, Sampling
+from saishiki.runtime.pipelines.colorizediffusion import ColorizeDiffusionOptions, ColorizeDiffusionPipeline
+from saishiki.runtime.pipelines.families import LOADERS, OPTIONS, load_pipeline
+from saishiki.runtime.pipelines.protocol import Draws, Pictures, Pipeline, Work
 
-__all__ = ["LOADERS", "AnimeDiffusionPipeline", "Pipeline", "Sampling", "load_pipeline"]
+__all__ = [
+    "LOADERS",
+    "OPTIONS",
+    "AnimeDiffusionOptions",
+    "AnimeDiffusionPipeline",
+    "ColorizeDiffusionOptions",
+    "ColorizeDiffusionPipeline",
+    "Draws",
+    "Pictures",
+    "Pipeline",
+    "Sampling",
+    "Work",
+    "load_pipeline",
+]

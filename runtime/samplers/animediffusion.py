@@ -9,7 +9,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from saishiki.runtime.samplers.callbacks import Denoise, OnStep
+import numpy as np
+
+from saishiki.runtime.samplers.callbacks import Denoise, Network, OnStep
+from saishiki.runtime.samplers.protocol import Solver
+from saishiki.runtime.samplers.tables import ddim_table
 from saishiki.runtime.schedule import DDIMSchedule, DiffusionSchedule
 
 
@@ -37,6 +41,25 @@ def sample_ddim(
         if on_step is not None:
             on_step(k, x)
     return x
+
+
+def ddim_solver(schedule: DDIMSchedule) -> Solver:
+    """:func:`sample_ddim` with its schedule; x itself is the network's input, and every step adds noise, or none."""
+
+    def run(network: Network, x: Any, noise: Any, on_step: OnStep | None) -> Any:
+        return sample_ddim(network, x, schedule, noise=noise, on_step=on_step)
+
+    return Solver(
+        name="ddim",
+        timesteps=schedule.t.astype(np.float32),
+        start_scale=1.0,
+        first_input=1.0,
+        noises=len(schedule) if schedule.sigma.any() else 0,
+        steps=len(schedule),
+        slots=1,
+        table=ddim_table(schedule),
+        run=run,
+    )
 
 
 def walk_forward(denoise: Callable[[Any], Any], x0: Any, noise: Any, schedule: DDIMSchedule, gammas: Any) -> Any:

@@ -14,7 +14,6 @@ from saishiki.runtime.samplers.parameterisation import (
     Parameterisation,
     eps_from_prediction,
     guide,
-    repeat_slots,
     x0_from_prediction,
 )
 
@@ -45,7 +44,7 @@ def sample_ddim_gammas(
     """The image, (B, C, H, W), from x at ``gammas[0]``; eps is not derived anew from a clamped x0.
 
     Args:
-        network: called with x itself, repeated for every guidance slot.
+        network: called with x itself.
         gammas: (S + 1,), rising; the last one is where the run ends, usually 1.
         noise: ``noise[k]`` is what step k adds; the step to a gamma of 1 adds none.
 
@@ -53,7 +52,7 @@ def sample_ddim_gammas(
     """
     for k, (gamma, following) in enumerate(pairwise(checked_gammas(gammas))):
         levels = {"signal": math.sqrt(gamma), "noise": math.sqrt(1 - gamma)}
-        prediction = guide(network(repeat_slots(x, how.slots), k), how.scales(k))
+        prediction = guide(network(x, k), how.scales(k))
         x0 = how.limit(x0_from_prediction(x, prediction, how.prediction, **levels))
         eps = eps_from_prediction(x, prediction, how.prediction, **levels)
         sigma = ddim_sigma(gamma, following, eta)

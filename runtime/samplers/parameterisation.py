@@ -5,10 +5,11 @@ k-diffusion (crowsonkb/k-diffusion, ``external.py``); v is Salimans and Ho, arXi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
-from saishiki.runtime.samplers.callbacks import Denoise, Network
+from saishiki.runtime.samplers.callbacks import Denoise, DenoiseAt, Network
 
 Prediction = Literal["eps", "v"]
 Scale = float | Sequence[float]
@@ -34,8 +35,8 @@ class Parameterisation:
     Args:
         prediction: what the network predicts.
         guidance: one scale for each unconditional slot behind the conditional one: ``()``, reference or sketch alone,
-            or reference and sketch. A scale is a number, or one for every step; a scale of 1 is no guidance, which is
-            how a guidance window ends.
+            or reference and sketch. A scale is a number, or one for every evaluation of the network; a scale of 1 is
+            no guidance, which is how a guidance window ends.
         clamp: the least and the greatest x0, or None.
 
     Raises ``ValueError`` for another prediction, more than two scales or a clamp that is empty.
@@ -55,12 +56,16 @@ class Parameterisation:
 
     @property
     def slots(self) -> int:
-        """G: how often the batch is repeated in the model's input and output."""
+        """G: how many predictions of the batch are in the model's output."""
         return 1 + len(self.guidance)
 
     def scales(self, k: int) -> tuple[float, ...]:
-        """The guidance scales of step k."""
+        """The guidance scales of evaluation k."""
         return tuple(float(scale if isinstance(scale, int | float) else scale[k]) for scale in self.guidance)
+
+    def at(self, e: int) -> "Parameterisation":
+        """The same with the scales of evaluation e alone."""
+        return replace(self, guidance=self.scales(e))
 
     def limit(self, x0: Any) -> Any:
         """x0, clamped."""
@@ -105,17 +110,23 @@ def input_scale(sigma: float) -> float:
     return float((sigma**2 + 1) ** -0.5)
 
 
-def repeat_slots(x: Any, slots: int) -> Any:
-    """(G * B, ...) from (B, ...): x once per guidance slot."""
-    return x if slots == 1 else x[list(range(len(x))) * slots]
-
-
 def denoise_at_sigmas(network: Network, sigmas: Sequence[float], how: Parameterisation) -> Denoise:
     """``denoise(x, k)`` for the k-diffusion solvers: guidance, x0 and clamping around a network."""
 
     def denoise(x: Any, k: int) -> Any:
         sigma = float(sigmas[k])
-        prediction = network(repeat_slots(x * input_scale(sigma), how.slots), k)
+        prediction = network(x * input_scale(sigma), k)
         return how.limit(denoised_from_prediction(x, guide(prediction, how.scales(k)), how.prediction, sigma=sigma))
+
+    return denoise
+
+
+def denoise_in_turn(network: Network, how: Parameterisation) -> DenoiseAt:
+    """``denoise(x, sigma)`` for a single run: the same, where the evaluations are numbered as they come."""
+    turn = count()
+
+    def denoise(x: Any, sigma: float) -> Any:
+        e = next(turn)
+        return denoise_at_sigmas(lambda model_input, _: network(model_input, e), [sigma], how.at(e))(x, 0)
 
     return denoise

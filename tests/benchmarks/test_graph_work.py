@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from gpu_clock import Ceilings
-from graph_roofline.ceilings import floor_of, higher, measured_ceilings
+from graph_roofline import ceilings as ceilings_module
+from graph_roofline.ceilings import MeasuredCeilings, floor_of, higher, measured_ceilings
 from graph_roofline.layers import Layer, layers_of
 from graph_roofline.node_work import graph_works, total
 from graph_roofline.onnxruntime_times import OTHER, LayerTimes, kernel_owners, layer_times
@@ -36,6 +36,11 @@ from saishiki.runtime.bundle import Bundle
 
 FLOAT = TensorProto.FLOAT
 SIZES = {"batch": 1, "height": 32, "width": 32}
+
+
+def ceilings(bandwidth: float, matrix_flops: float) -> MeasuredCeilings:
+    """One copy and one product."""
+    return MeasuredCeilings({1 << 20: bandwidth}, {"a product": matrix_flops})
 
 
 def graph_of(
@@ -300,15 +305,15 @@ def test_rows_and_the_farthest_layers() -> None:
         for index in range(12)
     ]
     times = LayerTimes({f"l{index}": 10.0 * index for index in range(11)}, (1.0,))
-    rows = layer_rows(layers, lambda work: floor_of(work, Ceilings(1e9, 1e12)), times)
+    rows = layer_rows(layers, lambda work: floor_of(work, ceilings(1e9, 1e12)), times)
     assert rows[3]["floor_us"] == 3.0
     assert rows[3]["floor_percent"] == 10.0
     assert rows[0]["floor_percent"] is None  # nothing was timed
     assert farthest(rows) == [f"l{index}" for index in range(10, 0, -1)]
     assert len(farthest(rows)) == FARTHEST
-    assert profile_report(times, rows)["below_floor"] == 0
-    quick = layer_rows(layers, lambda work: floor_of(work, Ceilings(1e9, 1e10)), times)
-    assert profile_report(times, quick)["below_floor"] == 10
+    assert profile_report(times, rows)["below_floor"] == []
+    quick = layer_rows(layers, lambda work: floor_of(work, ceilings(1e9, 1e10)), times)
+    assert profile_report(times, quick)["below_floor"] == [f"l{index}" for index in range(1, 11)]
 
 
 def test_projections_are_labelled_sums_over_layers(tiny_bundle: Path) -> None:
@@ -324,24 +329,83 @@ def test_projections_are_labelled_sums_over_layers(tiny_bundle: Path) -> None:
 
 
 def test_the_report_of_a_bundle(tiny_bundle: Path) -> None:
-    report = roofline_report(Bundle.open(tiny_bundle), SIZES, "cpu", Ceilings(1e10, 1e11), steps=3, runs=1)
+    report = roofline_report(Bundle.open(tiny_bundle), SIZES, "cpu", ceilings(1e10, 1e11), steps=3, runs=1)
     what = counted(Bundle.open(tiny_bundle), "denoiser", "fp32", SIZES)
-    assert report["ceilings"] == {"copy_gb_per_s": 10.0, "matrix_product_gflop_per_s": 100.0}
-    floors = floors_report(what, lambda work: floor_of(work, Ceilings(1e10, 1e11)))
+    assert report["ceilings"] == {
+        "copy_gb_per_s": 10.0,
+        "matrix_product_gflop_per_s": 100.0,
+        "fastest_product": "a product",
+        "copies_gb_per_s": {"1.049 MB": 10.0},
+        "products_gflop_per_s": {"a product": 100.0},
+    }
+    floors = floors_report(what, lambda work: floor_of(work, ceilings(1e10, 1e11)))
     assert report["floor_ms"] == floors["floor_ms"] < report["unfused_floor_ms"]
     assert len(report["layer_rows"]) == report["layers"] == len(what.layers)
     assert len(report["farthest"]) == FARTHEST
 
 
 def test_without_a_profiler_there_are_floors_alone(tiny_bundle: Path) -> None:
-    report = roofline_report(Bundle.open(tiny_bundle), SIZES, "cuda", Ceilings(1e10, 1e11), steps=3, runs=1)
+    report = roofline_report(Bundle.open(tiny_bundle), SIZES, "cuda", ceilings(1e10, 1e11), steps=3, runs=1)
     assert report["precision"] == "fp16"
     assert "times launches" in report["no_layer_times"]
     assert all("us" not in row for row in report["layer_rows"])
 
 
-def test_ceilings_are_measured_and_the_higher_count() -> None:
-    measured = measured_ceilings("cpu", nbytes=1 << 16, size=16)
-    assert measured.bandwidth > 0
-    assert measured.matrix_flops > 0
-    assert higher(Ceilings(1, 4), Ceilings(2, 3)) == Ceilings(2, 4)
+def test_ceilings_are_measured_and_the_highest_product_counts() -> None:
+    measured = measured_ceilings("cpu", nbytes=1 << 20, size=16)
+    assert list(measured.copies) == [1 << 21, 1 << 19, 1 << 17]
+    assert min(measured.copies.values()) > 0
+    kinds = [name.split(" of ")[0] for name in measured.products]
+    assert (
+        kinds == ["torch, 16 x 16 matrices", "ONNX Runtime, 16 x 16 matrices"] + ["ONNX Runtime, 3x3 convolution"] * 3
+    )
+    # Matrices of 16 by 16 are too small for any machine to be at its best.
+    assert measured.fastest_product.startswith("ONNX Runtime, 3x3 convolution")
+    assert measured.matrix_flops == max(measured.products.values())
+
+
+def test_a_convolution_of_known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one second; its operations are counted as those of the layers are."""
+    monkeypatch.setattr(ceilings_module, "_least_s", lambda run: run() is None or 1.0)
+    monkeypatch.setattr(ceilings_module, "CONVOLUTIONS", ((3, 5),))
+    flops = list(measured_ceilings("cpu", nbytes=1 << 10, size=8).products.values())
+    assert flops[:2] == [2 * 8**3] * 2
+    assert flops[2] == 2 * sum(multiply_adds(1, (3, 5, 5), (3, 3, 3, 3)))
+
+
+def test_a_small_copy_may_be_as_fast_as_those_in_a_cache() -> None:
+    copies = {512: 50.0, 2048: 90.0, 8192: 70.0, 1 << 20: 10.0}
+    found = MeasuredCeilings(copies, {"p": 1.0})
+    sizes = (100, 600, 2048, 8000, 8192, 1 << 20, 1 << 30)
+    assert [found.bandwidth(nbytes) for nbytes in sizes] == [90.0, 90.0, 90.0, 90.0, 70.0, 10.0, 10.0]
+    assert floor_of(Work(0, 0, 9000, 1), found).us == pytest.approx(9000 / 70.0 * 1e6)
+
+
+def test_the_higher_ceilings_count_each_by_itself() -> None:
+    quiet, busy = (
+        MeasuredCeilings({8: 1.0, 4: 3.0}, {"a": 5.0, "b": 4.0}),
+        MeasuredCeilings({8: 2.0}, {"a": 3.0, "b": 6.0}),
+    )
+    both = higher(quiet, busy)
+    assert both == MeasuredCeilings({8: 2.0, 4: 3.0}, {"a": 5.0, "b": 6.0})
+    assert (both.fastest_product, both.matrix_flops) == ("b", 6.0)
+    assert (list(both.copies), list(both.products)) == ([8, 4], ["a", "b"])
+
+
+def test_a_layer_within_the_spread_of_the_runs_is_not_beyond_its_floor() -> None:
+    layer = Layer("l", "Conv", (1,), (), ("Conv",), frozenset(), Work(10**6, 0, 0, 1))
+    rows = layer_rows([layer], lambda work: floor_of(work, ceilings(1e9, 1e11)), LayerTimes({"l": 9.5}, (1.0,)))
+    assert rows[0]["floor_percent"] == 105.3
+    steady, shaky = (LayerTimes({"l": 9.5}, runs) for runs in ((1.0, 1.0, 1.0), (1.0, 1.0, 1.1)))
+    assert profile_report(steady, rows)["below_floor"] == ["l"]
+    assert profile_report(shaky, rows)["below_floor"] == []
+
+
+@pytest.mark.parametrize("measured", [ceilings(5e10, 2e11), ceilings(1e10, 3e10)], ids=["as measured", "too low"])
+def test_real_layers_are_below_ceilings_only(tiny_bundle: Path, measured: MeasuredCeilings) -> None:
+    """Of times that are the floors on a machine of 50 GB/s and 200 GFLOP/s, only too low ceilings count any."""
+    what = counted(Bundle.open(tiny_bundle), "denoiser", "fp32", SIZES)
+    layers = {layer.name: floor_of(layer.work, ceilings(5e10, 2e11)).us for layer in what.layers}
+    times = LayerTimes(layers, (1.0, 1.0))
+    rows = layer_rows(what.layers, lambda work: floor_of(work, measured), times)
+    assert bool(profile_report(times, rows)["below_floor"]) is (measured.matrix_flops < 2e11)

@@ -257,6 +257,57 @@ def test_what_never_stands_still_is_told() -> None:
     assert interleaved({}, Effort(1, 1, 1)) == {}
 
 
+def test_no_round_begins_after_the_limit() -> None:
+    """A round takes 2 s: three are wanted, and one is over when the limit has passed."""
+    machine = Machine()
+    runs = {name: machine.system(name, [1000.0]) for name in "ab"}
+    measured = interleaved(runs, Effort(3, 9, 0, limit_s=3), clock=lambda: machine.now)
+    assert {name: (each.warmup.runs, len(each.samples_ms)) for name, each in measured.items()} == {
+        "a": (1, 2),
+        "b": (1, 2),
+    }
+    unlimited = interleaved(runs, Effort(3, 9, 0), clock=lambda: machine.now)
+    assert len(unlimited["a"].samples_ms) == 3
+
+
+def test_the_warm_up_ends_within_a_window() -> None:
+    machine = Machine()
+    measured = interleaved({"a": machine.system("a", [1000.0])}, Effort(1, 1, 2), clock=lambda: machine.now)
+    assert measured["a"].warmup.runs == 2
+    assert measured["a"].warmup.change is None
+    assert not measured["a"].warmup.stable
+
+
+@pytest.mark.parametrize(
+    ("effort", "round_s", "most_s"),
+    [
+        (Effort(3, 10, 60), 1, 60 + 1 + 60 + 1),
+        (Effort(3, 10, 60), 100, 60 + 100 + 300 + 100),
+        (Effort(3, 10, 60, limit_s=200), 100, 60 + 100 + 200 + 100),
+    ],
+    ids=["by seconds", "by rounds", "by the limit"],
+)
+def test_most_seconds_are_never_exceeded(effort: Effort, round_s: float, most_s: float) -> None:
+    assert effort.most_s(round_s) == most_s
+    machine = Machine()
+    never_still = [1e3 * round_s * (1 + k % 7 / 10) / 1.6 for k in range(400)]
+    interleaved({"a": machine.system("a", never_still)}, effort, clock=lambda: machine.now)
+    assert machine.now <= most_s
+
+
+def test_what_comes_is_announced(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scene: Scene, device: str) -> System:
+        raise RuntimeError("no luck")
+
+    told: list[str] = []
+    failing = replace(ENTRIES[1], open=fail)
+    compare([ENTRIES[0], failing, entry_of("+ fp16 policy")], scene, "cpu", QUICK_PLAN.efforts, say=told.append)
+    check = ": opening, and checking one step and one image"
+    assert told[:2] == [ENTRIES[0].name + check, ENTRIES[1].name + check]
+    assert [line.split(" by turns, ")[0] for line in told[2:]] == ["step: 1 rows", "image: 1 rows"]
+    assert all(line.endswith("s in all at the most") for line in told[2:])
+
+
 class Cuda:
     """torch.cuda as far as a capture and a timed run need it; says what was called, and times by how much ran."""
 
@@ -348,6 +399,7 @@ def test_the_whole_command(
     out = capsys.readouterr().out
     assert "needs a GPU" in out
     assert "projection from the vendor's peaks; nothing was measured on this GPU" in out
+    assert f"({result['roofline']['ceilings']['fastest_product']})" in out
 
 
 def test_a_red_row_is_exit_status_1(tiny_checkpoint: Path, tiny_bundle: Path, capsys: Any) -> None:

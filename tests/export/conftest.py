@@ -18,9 +18,10 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishik
 from safetensors.torch import save_file  # noqa: E402
 
 from saishiki.export import ExportRequest, ExportResult, export_bundle, parse_profiles  # noqa: E402
-from saishiki.export import pipeline as pipeline_module  # noqa: E402
+from saishiki.export import graphs as graphs_module  # noqa: E402
 from saishiki.export.half_graph import half_graph  # noqa: E402
 from saishiki.export.onnx_graph import OnnxGraph, trace, write_graph  # noqa: E402
+from saishiki.export.weights_file import WeightsFile  # noqa: E402
 from saishiki.models import LoadOptions  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusion, AnimeDiffusionConfig  # noqa: E402
 from saishiki.runtime.schedule import linear_betas  # noqa: E402
@@ -52,7 +53,12 @@ def smallest_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request_for(checkpoint: Path, output: Path, **changes: Any) -> ExportRequest:
     """An export of 8x8 pictures without engines."""
     request = ExportRequest(
-        checkpoint=checkpoint, output=output, targets=(), profiles=parse_profiles(["8"], "1"), load=LoadOptions()
+        checkpoint=checkpoint,
+        output=output,
+        targets=(),
+        profiles=parse_profiles(["8"], "1"),
+        load=LoadOptions(),
+        rebuild=True,
     )
     return replace(request, **changes)
 
@@ -92,16 +98,16 @@ def reused_graphs(smallest_export: ExportResult, monkeypatch: pytest.MonkeyPatch
     source = smallest_export.bundle / "onnx"
     changes: dict[str, Callable[[Any], Any]] = {}
 
-    def written(model: Untraced, signature: Any, path: Path) -> OnnxGraph:
+    def written(model: Untraced, signature: Any, path: Path, weights: WeightsFile) -> OnnxGraph:
         if path.name in changes:
-            return write_graph(model.traced(changes[path.name]), signature, path)
+            return write_graph(model.traced(changes[path.name]), signature, path, weights)
         for name in (path.name, f"{path.name}.data"):
             shutil.copyfile(source / name, path.with_name(name))
-        return OnnxGraph(path, path.with_name(f"{path.name}.data"), nodes=1, attentions=0)
+        return OnnxGraph(path, nodes=1, attentions=0)
 
-    monkeypatch.setattr(pipeline_module, "trace", Untraced)
-    monkeypatch.setattr(pipeline_module, "half_graph", lambda model, keep_fp32: replace(model, islands=keep_fp32))
-    monkeypatch.setattr(pipeline_module, "write_graph", written)
+    monkeypatch.setattr(graphs_module, "trace", Untraced)
+    monkeypatch.setattr(graphs_module, "half_graph", lambda model, keep_fp32: replace(model, islands=keep_fp32))
+    monkeypatch.setattr(graphs_module, "write_graph", written)
     return changes.update
 
 

@@ -11,15 +11,16 @@ import onnx
 import pytest
 import torch
 from onnx.external_data_helper import load_external_data_for_model
+from torch import nn
 
 from saishiki.export import CertificateFailed, export_bundle
 from saishiki.export import certificate as certificate_module
 from saishiki.export.certificate import (
     FP16_FLOOR,
-    FP32_BUDGET,
-    LEAST_PSNR_DB,
     _budget,
     _least_psnr,
+    _outputs_of,
+    _rounded_error,
     record_reference,
 )
 from saishiki.models import LoadOptions, read_checkpoint, recognize
@@ -31,6 +32,8 @@ from saishiki.runtime.errors import BundleError
 from saishiki.runtime.parity import measure
 from tests.export.conftest import request_for
 
+FP32_BUDGET = 2e-5
+LEAST_PSNR_DB = {"fp32": 80.0, "fp16": 45.0}
 BOTH = ("denoiser.fp32.onnx", "denoiser.fp16.onnx")
 
 
@@ -188,7 +191,7 @@ def test_an_unchanged_graph_passes_when_measured_again(smallest_export, smallest
     ],
 )
 def test_budget(precision, rounded, expected):
-    assert _budget(precision, rounded) == pytest.approx(expected)
+    assert _budget(precision, rounded, fp32=FP32_BUDGET) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_budget(precision, rounded, expected):
     ],
 )
 def test_least_psnr(precision, rounded, expected):
-    assert _least_psnr(precision, rounded) == pytest.approx(expected)
+    assert _least_psnr(precision, rounded, LEAST_PSNR_DB) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +218,8 @@ def source(smallest_checkpoint):
 def recorded(source, size, batch="1", *, thorough=False, kept=("time_projection",)):
     from saishiki.export import parse_profiles
 
-    return record_reference(*source, parse_profiles([size], batch), kept, thorough=thorough)
+    asked = ("fp32", "fp16")
+    return record_reference(*source, parse_profiles([size], batch), kept, asked=asked, thorough=thorough)
 
 
 def test_record_reference_probes_every_corner(source):
@@ -252,3 +256,39 @@ def test_record_reference_is_deterministic(source):
     first, second = recorded(source, "8"), recorded(source, "8")
     assert first.rows == second.rows
     assert all((first.vectors[key] == second.vectors[key]).all() for key in first.vectors)
+
+
+class TwoOutputs(nn.Module):
+    """The input scaled, and a second output that fp16 rounds by another amount."""
+
+    def __init__(self, second: float) -> None:
+        super().__init__()
+        self.second = second
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 2 * x, self.second * x
+
+
+def test_outputs_of_one_and_of_several():
+    x = torch.arange(3.0)
+    first, second = _outputs_of(TwoOutputs(5.0), {"x": x})
+    assert (first.tolist(), second.tolist()) == ([0, 2, 4], [0, 5, 10])
+    (only,) = _outputs_of(nn.ReLU(), {"input": x})
+    assert only.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("second", "largest"), [(2.0, 0.0), (1 + 2**-12, 2**-12), (1e6, math.nan)])
+def test_rounded_error_is_the_largest_of_all_outputs(second, largest):
+    inputs = {"x": torch.ones(4)}
+    module = TwoOutputs(second)
+    error = _rounded_error(module, (), inputs, _outputs_of(module, inputs))
+    assert error == pytest.approx(largest, rel=1e-3, nan_ok=True)
+
+
+def test_a_recorded_run_is_stored_with_its_inputs_settings_and_image(source):
+    (row,) = {image.vectors: image for image in recorded(source, "8").images}.values()
+    assert row.settings == {"steps": 10, "eta": 1.0, "start": "noise"}
+    vectors = recorded(source, "8").vectors
+    names = {key.removeprefix(row.vectors + "/") for key in vectors if key.startswith(row.vectors)}
+    assert names == {"states", "image", *(f"inputs/{name}" for name in ("sketch", "reference", "start", "noise"))}
+    assert (vectors[f"{row.vectors}/image"] == vectors[f"{row.vectors}/states"][-1]).all()

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from saishiki.export.cli import main
 from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.cli import main as saishiki
 from saishiki.runtime.errors import BundleError
 from tests.export.conftest import BUILDABLE, python_environment
 
@@ -78,7 +79,7 @@ def test_command_reports_progress_on_stderr_alone(exported_by_command):
 
 @needs_rtx
 def test_second_run_reuses_the_engines_and_prints_one_json_object(run, reused_graphs, smallest_checkpoint, tmp_path):
-    result = run(smallest_checkpoint, "--targets", "rtx", "--size", "8", "--json", "-o", "again")
+    result = run(smallest_checkpoint, "--targets", "rtx", "--size", "8", "--json", "--rebuild", "-o", "again")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert list(printed) == ["verdict", "bundle", "reused_engines", "manifest"]
@@ -112,7 +113,7 @@ def test_failed_certificate(run, reused_graphs, smallest_checkpoint, tmp_path, a
     original = schedule.ddim_timesteps
     monkeypatch.setattr(schedule, "ddim_timesteps", lambda *sizes: tuple(t - (t > 1) for t in original(*sizes)))
     arguments = [*(["--json"] if as_json else []), *(["--keep-failed"] if keep else [])]
-    result = run(smallest_checkpoint, "--targets", "onnx", "--size", "8", *arguments)
+    result = run(smallest_checkpoint, "--targets", "onnx", "--size", "8", "--rebuild", *arguments)
     assert result.exit_code == 1
     assert [line[:62] for line in result.stderr.splitlines() if "Error" in line] == [
         "Error: the export is not equivalent to the checkpoint, kept as"
@@ -266,3 +267,31 @@ def test_missing_packages_name_the_extra():
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "Error: export-engines needs torch; install it with: pip install 'saishiki[export]'\n"
+
+
+def test_command_of_one_precision_and_again(run, smallest_checkpoint, tmp_path):
+    arguments = ["--targets", "onnx", "--size", "8", "--precision", "fp16", "--json"]
+    result = run(smallest_checkpoint, *arguments)
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)["manifest"]
+    graphs = {name: list(module["graphs"]) for name, module in manifest["modules"].items()}
+    assert graphs == {"time_projection": ["fp32"], "denoiser": ["fp16"]}
+    certificate = manifest["certificate"]
+    rows = [(row["module"], row["precision"]) for row in certificate["rows"]]
+    assert set(rows) == {("time_projection", "fp32"), ("denoiser", "fp16")}
+    assert {image["precision"] for image in certificate["images"]} == {"fp16"}
+    again = run(smallest_checkpoint, *arguments, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert "nothing has changed since" in again.stderr
+    manifest_again = json.loads(again.stdout)["manifest"]
+    assert manifest_again["certificate"] == certificate
+    # The fp16 rows are run though ONNX Runtime on a CPU would rather run fp32.
+    verified = CliRunner().invoke(saishiki, ["verify", str(tmp_path / "smallest.saishiki"), "--json"])
+    assert verified.exit_code == 0, verified.output
+    run_rows = json.loads(verified.stdout)
+    assert (len(run_rows["rows"]), len(run_rows["images"])) == (len(rows), len(certificate["images"]))
+
+
+def test_command_of_an_unknown_precision(run, smallest_checkpoint, tmp_path):
+    result = run(smallest_checkpoint, "--precision", "bf16")
+    assert_failed(result, "--precision bf16: expected both, fp16, fp32", tmp_path)

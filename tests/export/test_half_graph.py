@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -145,17 +146,30 @@ def test_half_graph_that_keeps_everything_is_the_fp32_graph(traced: ir.Model, x:
     np.testing.assert_array_equal(outputs_of(kept, x, tmp_path), outputs_of(traced, x, tmp_path))
 
 
-def test_half_graph_refuses_a_weight_beyond_fp16() -> None:
+def test_half_graph_refuses_a_weight_beyond_fp16_when_it_is_written() -> None:
     network = Network(1.0)
     network.second.conv.weight.data[0, 0, 0, 0] = 1e5
-    with pytest.raises(ValueError, match=r"holds 100000, more than fp16 can; keep its module in fp32"):
-        half_graph(trace(network, SIGNATURE, SIZES), keep_fp32=())
+    half = half_graph(trace(network, SIGNATURE, SIZES), keep_fp32=())
+    with pytest.raises(ValueError, match=r"second\.conv\.weight holds 100000, more than fp16 can; keep its module in"):
+        half.graph.initializers["second.conv.weight"].const_value.numpy()
+
+
+def filled(operator: str, **attributes: Any) -> ir.Model:
+    shape = ir.Value(name="shape", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
+    node = ir.node(operator, [shape], attributes, name="made")
+    node.outputs[0].name, node.outputs[0].type = "out", ir.TensorType(ir.DataType.FLOAT)
+    return ir.Model(ir.Graph([shape], node.outputs, nodes=[node], opset_imports={"": 23}), ir_version=10)
+
+
+@pytest.mark.parametrize(("attributes", "fill"), [({}, 0.0), ({"value": ir.tensor(np.array([1.5], np.float32))}, 1.5)])
+def test_half_graph_fills_in_fp16(attributes: dict[str, Any], fill: float) -> None:
+    (node, cast) = half_graph(filled("ConstantOfShape", **attributes), keep_fp32=()).graph
+    value = node.attributes["value"].as_tensor()
+    assert (value.dtype, value.numpy().item()) == (ir.DataType.FLOAT16, fill)
+    assert (cast.op_type, cast.outputs[0].name) == ("Cast", "out")
 
 
 def test_half_graph_refuses_operators_that_state_their_dtype() -> None:
-    shape = ir.Value(name="shape", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-    node = ir.node("ConstantOfShape", [shape], name="zeros")
-    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    model = ir.Model(ir.Graph([shape], node.outputs, nodes=[node], opset_imports={"": 23}), ir_version=10)
-    with pytest.raises(ValueError, match="zeros: ConstantOfShape states its dtype itself"):
+    model = filled("EyeLike")
+    with pytest.raises(ValueError, match="made: EyeLike states its dtype itself"):
         half_graph(model, keep_fp32=())

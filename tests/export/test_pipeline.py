@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saishiki.export import export_bundle, parse_profiles
-from saishiki.export import pipeline as pipeline_module
+from saishiki.export import graphs as graphs_module
 from saishiki.models import CheckpointError
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BundleError
@@ -106,7 +106,7 @@ def test_a_failing_export_does_not_lose_the_old_bundle(
         def fail(*_):
             raise ValueError("no graph")
 
-        monkeypatch.setattr(pipeline_module, "write_graph", fail)
+        monkeypatch.setattr(graphs_module, "write_graph", fail)
     with pytest.raises(ValueError, match=r"no graph|not a readable safetensors file"):
         export_bundle(request_for(checkpoint, smallest_bundle, overwrite=True))
     assert (smallest_bundle / "manifest.json").read_bytes() == before

@@ -1,6 +1,7 @@
 import pytest
 
 from saishiki.export import parse_profiles
+from saishiki.export.request import parse_precision
 
 
 def points(profile):
@@ -71,3 +72,14 @@ def test_parse_profiles_bad_batch(batch, message):
 def test_parse_profiles_no_size():
     with pytest.raises(ValueError, match="expected at least one size, such as 256, got none"):
         parse_profiles([], "1")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("both", ("fp32", "fp16")), ("fp16", ("fp16",)), ("fp32", ("fp32",))])
+def test_parse_precision(text, expected):
+    assert parse_precision(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "bf16", "FP16", "fp16,fp32"])
+def test_parse_precision_of_another_word(text):
+    with pytest.raises(ValueError, match=rf"--precision {text}: expected both, fp16, fp32"):
+        parse_precision(text)

@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 pytest.importorskip("diffusers", reason="needs diffusers: pip install 'saishiki[export]'")
 
-from diffusers import UNet2DConditionModel  # noqa: E402
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # noqa: E402
 
 from saishiki.kernels import checks  # noqa: E402
@@ -24,6 +23,9 @@ from saishiki.kernels.attention_processor import (  # noqa: E402
     mask_of_tokens,
 )
 from saishiki.kernels.masked_split_cross_attention import SEMANTICS  # noqa: E402
+from saishiki.models.beside_cpu_torch import import_beside_cpu_torch  # noqa: E402
+
+UNet2DConditionModel = import_beside_cpu_torch("diffusers.models.unets.unet_2d_condition").UNet2DConditionModel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ABOVE, BLEND = "colorizediffusion-v1.5", "colorizediffusion-xl-adapter"

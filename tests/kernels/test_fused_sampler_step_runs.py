@@ -24,7 +24,6 @@ from saishiki.runtime.samplers import (  # noqa: E402
     history_slots,
     input_scale,
     needs_noise,
-    repeat_slots,
     sample_ddim,
     sample_ddim_gammas,
     sample_dpmpp_2m,
@@ -58,21 +57,33 @@ def network(model_input: Any, k: int) -> Any:
     return (1.3 * model_input + lift + 0.1 * k).tanh() - 0.2 * model_input
 
 
+def repeated(x: Any, how: Parameterisation) -> Any:
+    """x once per slot."""
+    return torch.cat([x] * how.slots)
+
+
+def repeating(how: Parameterisation) -> Callable[[Any, int], Any]:
+    """The network, with its input once per slot."""
+    return lambda x, k: network(repeated(x, how), k)
+
+
 def noisy(sample: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    return lambda x, noise, how: sample(denoise_at_sigmas(network, SIGMAS, how), x, SIGMAS, noise=noise, **options)
+    return lambda x, noise, how: sample(
+        denoise_at_sigmas(repeating(how), SIGMAS, how), x, SIGMAS, noise=noise, **options
+    )
 
 
 def quiet(sample: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, noise, how: sample(denoise_at_sigmas(network, SIGMAS, how), x, SIGMAS)
+    return lambda x, noise, how: sample(denoise_at_sigmas(repeating(how), SIGMAS, how), x, SIGMAS)
 
 
 SOLVERS: dict[str, tuple[Callable[..., Any], Callable[[Parameterisation], Any]]] = {
     "ddim": (
-        lambda x, noise, how: sample_ddim_gammas(network, x, GAMMAS, how),
+        lambda x, noise, how: sample_ddim_gammas(repeating(how), x, GAMMAS, how),
         lambda how: ddim_gammas_table(GAMMAS, how),
     ),
     "ddim, eta 1": (
-        lambda x, noise, how: sample_ddim_gammas(network, x, GAMMAS, how, eta=1.0, noise=noise),
+        lambda x, noise, how: sample_ddim_gammas(repeating(how), x, GAMMAS, how, eta=1.0, noise=noise),
         lambda how: ddim_gammas_table(GAMMAS, how, eta=1.0),
     ),
     "euler": (quiet(sample_euler), lambda how: euler_table(SIGMAS, how)),
@@ -100,7 +111,7 @@ def walk(step: Step, name: str, how: Parameterisation, dtype: Any, shape: tuple[
     (x, scale), kept = start(name, shape), history_slots(table)
     noise = draw((STEPS, *shape), seed=2) if needs_noise(table) else [None] * STEPS
     history = torch.full((kept, *shape), NAN, device=DEVICE) if kept else None
-    model_input, on_device = repeat_slots(scale * x, how.slots).to(dtype), torch.from_numpy(table).to(DEVICE)
+    model_input, on_device = repeated(scale * x, how).to(dtype), torch.from_numpy(table).to(DEVICE)
     for k in range(STEPS):
         prediction = network(model_input.float(), k).to(dtype)
         model_input = torch.full_like(model_input, NAN)

@@ -24,7 +24,8 @@ def test_recognize_another_family(saved):
     with pytest.raises(CheckpointError) as error:
         recognize(read_checkpoint(path))
     message = str(error.value)
-    assert message.startswith(f"{path}: its tensors are those of no family, expected one of animediffusion; they are ")
+    known = ", ".join(family.name for family in families.FAMILIES)
+    assert message.startswith(f"{path}: its tensors are those of no family, expected one of {known}; they are ")
     assert "alphas_cumprod, betas, cond_stage_model.model.ln_final.weight, " in message
     assert message.endswith("and 1 more: give a whole checkpoint of such a network")
 

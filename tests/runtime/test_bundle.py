@@ -138,7 +138,7 @@ def test_failed_certificate_is_refused(bundle_copy):
 
 def test_unknown_family(bundle_copy):
     edit_manifest(bundle_copy, lambda fields: fields.update(family="sparkle-diffusion"))
-    message = "unknown family 'sparkle-diffusion', expected one of animediffusion; upgrade Saishiki"
+    message = r"unknown family 'sparkle-diffusion', expected one of animediffusion, colorizediffusion-v1, .* upgrade"
     with pytest.raises(BundleError, match=message):
         Colorizer.load(bundle_copy, backend="onnxruntime")
 

@@ -54,6 +54,12 @@ def test_list_of_one_gives_a_list(colorizer):
     assert levels_apart(image, colorizer(SKETCH, REFERENCE, **QUICK)) == 0
 
 
+def test_one_reference_for_several_sketches(colorizer):
+    images = colorizer([SKETCH, draw_sketch(33, 20)], REFERENCE, seed=2, **QUICK)
+    want = colorizer([SKETCH, draw_sketch(33, 20)], [REFERENCE, REFERENCE], seed=2, **QUICK)
+    assert [levels_apart(one, other) for one, other in zip(images, want, strict=True)] == [0, 0]
+
+
 @pytest.mark.parametrize("kind", ["path", "str", "bytes", "pil", "grey array"])
 def test_every_kind_of_source_gives_the_same(colorizer, tmp_path, kind):
     def source(picture, name):
@@ -168,7 +174,11 @@ START = (1, 3, 32, 32)
         (gaussian(*START, value=np.nan), 1.0, "start noise: expected finite values, got NaN or infinity"),
         (gaussian(*START, value=-np.inf), 0.0, "start noise: expected finite values, got NaN or infinity"),
         (Noise(gaussian(*START), None), 1.0, r"step noise: expected \(2, 1, 3, 32, 32\), got None"),
-        (Noise(gaussian(*START), gaussian(2, *START)), 0.0, "step noise: expected None at eta 0, got"),
+        (
+            Noise(gaussian(*START), gaussian(2, *START)),
+            0.0,
+            "step noise: expected None, since no step of this run adds noise, got",
+        ),
         (Noise(gaussian(*START), gaussian(3, *START)), 1.0, r"step noise: expected \(2, 1, 3, 32, 32\), got \(3, 1,"),
         (Noise(gaussian(*START), gaussian(2, *START, value=np.nan)), 1.0, "step noise: expected finite values"),
     ],
@@ -262,7 +272,7 @@ def test_size_of_a_wider_profile(bundle):
             64,
             r"size 64x64 is in none of the bundle's profiles \(batch 1..1..2, height 32, width 32.*\); export it with",
         ),
-        (33, "size: height must be a positive multiple of 2, got 33"),
+        (33, "size: height must be a positive multiple of 2, got 33; the nearest: 32, 34"),
         ((32, 31), "size: width must be a positive multiple of 2, got 31"),
         (0, "size: height must be a positive multiple of 2, got 0"),
         (-32, "size: height must be a positive multiple of 2, got -32"),
@@ -284,9 +294,9 @@ def test_a_large_batch_is_split(colorizer, monkeypatch):
     ran = []
     run = Colorizer._run
 
-    def counted(self, batch, noise, sampling, on_step):
-        ran.append((len(batch), noise.start.shape[0], noise.steps.shape[1]))
-        return run(self, batch, noise, sampling, on_step)
+    def counted(self, work, part, noise, on_step):
+        ran.append((len(work.prepared[part]), noise.start.shape[0], noise.steps.shape[1]))
+        return run(self, work, part, noise, on_step)
 
     monkeypatch.setattr(Colorizer, "_run", counted)
     steps = []
@@ -450,6 +460,12 @@ def test_arguments_of_the_wrong_kind(colorizer, options):
         colorizer(SKETCH, REFERENCE, **options)
 
 
+def test_an_option_of_another_family(colorizer):
+    message = "AnimeDiffusion has no option 'merge_scale'; it has steps, eta, start, fit, line_art, distort_reference"
+    with pytest.raises(TypeError, match=message):
+        colorizer(SKETCH, REFERENCE, merge_scale=0.5)
+
+
 def test_bad_arguments_are_told_before_any_work(colorizer):
     with pytest.raises(ValueError, match="steps must be between"):
         colorizer(Path("missing.png"), Path("missing.png"), steps=-1)
@@ -461,9 +477,14 @@ def test_bad_arguments_are_told_before_any_work(colorizer):
         ([], [], "expected one reference for every sketch, got 0 and 0"),
         ([SKETCH], [], "expected one reference for every sketch, got 1 and 0"),
         ([SKETCH], [REFERENCE, REFERENCE], "expected one reference for every sketch, got 1 and 2"),
-        ([SKETCH, SKETCH], REFERENCE, "sketch and reference must be one picture each, or a list each"),
-        (SKETCH, [REFERENCE], "sketch and reference must be one picture each, or a list each"),
-        (["a", "b"], "ab", "sketch and reference must be one picture each, or a list each"),
+        (
+            SKETCH,
+            [REFERENCE],
+            "sketch and reference must be one picture each, or a list each; got a picture and a list",
+        ),
+        ("ab", ["a", "b"], "sketch and reference must be one picture each, or a list each"),
+        ([], REFERENCE, "expected one reference for every sketch, got 0 and 0"),
+        (SKETCH, None, "AnimeDiffusion colours after a reference; give one for every sketch"),
     ],
 )
 def test_mismatched_pictures(colorizer, sketch, reference, message):
@@ -506,6 +527,6 @@ def test_load_with_wrong_arguments(bundle, options, message):
     ("value", "message"), [(np.nan, "NaN or infinite"), (0.5, r"output image 0 is \[191, 191, 191\]")]
 )
 def test_a_broken_engine_gives_no_picture(colorizer, monkeypatch, value, message):
-    monkeypatch.setattr(Colorizer, "_run", lambda self, batch, *_: np.full((len(batch), 3, 32, 32), value, np.float32))
+    monkeypatch.setattr(Colorizer, "_run", lambda *_: np.full((1, 3, 32, 32), value, np.float32))
     with pytest.raises(ImageError, match=message):
         colorizer(SKETCH, REFERENCE)

@@ -50,21 +50,31 @@ def test_a_failed_certificate_with_nan_survives_json(bundle):
     assert read_again.rows[0].budget == row.budget
 
 
+def test_the_settings_of_a_run_keep_their_nulls(bundle):
+    certificate = bundle.manifest.certificate
+    image = replace(certificate.images[0], settings={"background": None, "steps": 3}, psnr_db=math.nan)
+    changed = replace(bundle.manifest, certificate=replace(certificate, images=(image,)))
+    (read_again,) = manifest_from_json(json_from_manifest(changed), source="x").certificate.images
+    assert read_again.settings == {"background": None, "steps": 3}
+    assert math.isnan(read_again.psnr_db)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (b"", "not a valid manifest .*truncated"),
         (b"\x00\xff\x10garbage", "not a valid manifest"),
-        (b'{"format_version": 1', "not a valid manifest .*truncated"),
+        (b'{"format_version": 2', "not a valid manifest .*truncated"),
         (b"[1, 2]", "not a valid manifest .*Expected `object`, got `array`"),
         (b"null", "not a valid manifest .*Expected `object`, got `null`"),
-        (b'{"format_version": 1, "family": "\xff\xfe"}', "not a valid manifest"),
+        (b'{"format_version": 2, "family": "\xff\xfe"}', "not a valid manifest"),
         (b"[" * 100_000, "not a valid manifest"),
-        (b"{}", "bundle format None, expected 1; export the checkpoint again"),
-        (b'{"format_version": 0}', "bundle format 0, expected 1; export the checkpoint again"),
-        (b'{"format_version": "1"}', "bundle format '1', expected 1"),
-        (b'{"format_version": 2}', "bundle format 2, but this Saishiki reads up to 1; .*pip install -U saishiki"),
-        (b'{"format_version": 1}', "not a valid manifest .*missing required field `saishiki_version`"),
+        (b"{}", "bundle format None, expected 2; export the checkpoint again"),
+        (b'{"format_version": 0}', "bundle format 0, expected 2; export the checkpoint again"),
+        (b'{"format_version": 1}', "bundle format 1, expected 2; export the checkpoint again"),
+        (b'{"format_version": "2"}', "bundle format '2', expected 2"),
+        (b'{"format_version": 3}', "bundle format 3, but this Saishiki reads up to 2; .*pip install -U saishiki"),
+        (b'{"format_version": 2}', "not a valid manifest .*missing required field `saishiki_version`"),
     ],
 )
 def test_manifest_from_garbage(text, message):

@@ -101,5 +101,5 @@ def test_noise_source_refuses_other_shapes():
         NoiseSource(given.start, (5, 6, 7), SHAPE, 2)
     with pytest.raises(ValueError, match=r"step noise: expected \(9, 2, 3, 4, 4\), got \(2, 2, 3, 4, 4\)"):
         NoiseSource(given, (5, 6), SHAPE, 9)
-    with pytest.raises(ValueError, match="step noise: expected None at eta 0, got"):
+    with pytest.raises(ValueError, match="step noise: expected None, since no step of this run adds noise, got"):
         NoiseSource(given, (5, 6), SHAPE, 0)

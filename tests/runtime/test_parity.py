@@ -91,6 +91,39 @@ def test_measure_is_green(bundle, backend, precision):
     assert image.max_abs_levels <= {"fp32": 0, "fp16": 2}[precision]
 
 
+def test_measure_holds_one_module_at_a_time(bundle, backend):
+    alive, most = set(), []
+
+    class Counted:
+        def __init__(self, name, module):
+            self.name, self.module = name, module
+            alive.add(name)
+            most.append(len(alive))
+
+        @property
+        def signature(self):
+            return self.module.signature
+
+        def __call__(self, **inputs):
+            return self.module(**inputs)
+
+        def __del__(self):
+            alive.discard(self.name)
+
+    class Counting:
+        name = "onnxruntime"
+
+        def load(self, bundle, module, precision):
+            return Counted(module, backend.load(bundle, module, precision))
+
+        def run_loop(self, *arguments):
+            return backend.run_loop(*arguments)
+
+    assert certify(bundle, Counting()).verdict == "passed"
+    assert len(most) >= 4  # both for their rows, and again for the image
+    assert max(most) == 1
+
+
 def test_measure_only_profiles_leaves_out_what_no_engine_holds(bundle, backend):
     def shrink(image):
         return replace(image, sizes={"batch": 1, "height": 16, "width": 16})

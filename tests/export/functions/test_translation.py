@@ -118,9 +118,10 @@ assert not [name for name in sys.modules if name.startswith("saishiki.kernels")]
 
 
 def test_translation_table_has_the_ops_that_are_imported() -> None:
-    import saishiki.kernels.split_projection  # noqa: F401
+    import saishiki.models.colorizediffusion.split_operators  # noqa: F401
 
     assert set(translation_table()) == {
         torch.ops.saishiki.masked_split_cross_attention.default,
+        torch.ops.saishiki.merging_split_cross_attention.default,
         torch.ops.saishiki.split_projection.default,
     }

@@ -13,10 +13,11 @@ import pytest
 from saishiki.runtime.backends.cubins import find_cubin, packed_arguments, read_cubin_index
 from saishiki.runtime.backends.cuda import INSTALL, driver_problem
 from saishiki.runtime.backends.device import ROW_BYTES, Memory, padded_bytes
-from saishiki.runtime.backends.device_loop import KERNEL
 from saishiki.runtime.backends.protocol import DenoisingLoop
+from saishiki.runtime.backends.sampler_kernel import KERNELS
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import (
+    FORMAT_VERSION,
     Certificate,
     CheckpointEntry,
     EngineEntry,
@@ -28,21 +29,28 @@ from saishiki.runtime.manifest import (
     PrecisionPolicy,
     SamplerDefaults,
 )
-from saishiki.runtime.samplers import COLUMNS, table_step
+from saishiki.runtime.samplers import COLUMNS, Solver, ddim_solver, table_step
 from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
 from saishiki.runtime.signature import Array, Profile, Signature, Sizes, TensorSpec
 
 UNIT = {"batch": 1, "height": 1, "width": 1}
 IMAGE = ("batch", "3", "height", "width")
-SIGNATURE = Signature(
-    inputs=(
-        TensorSpec("noisy", "float32", IMAGE),
-        TensorSpec("condition", "float32", IMAGE),
-        TensorSpec("time", "float32", ("batch", str(len(COLUMNS)))),
-    ),
-    outputs=(TensorSpec("eps", "float32", IMAGE),),
-    multiples={},
-)
+
+
+def signature_of(slots: int) -> Signature:
+    """A denoiser's, with the prediction of every guidance slot."""
+    return Signature(
+        inputs=(
+            TensorSpec("noisy", "float32", IMAGE),
+            TensorSpec("condition", "float32", IMAGE),
+            TensorSpec("time", "float32", ("batch", str(slots * len(COLUMNS)))),
+        ),
+        outputs=(TensorSpec("eps", "float32", (f"{slots}*batch" if slots > 1 else "batch", *IMAGE[1:])),),
+        multiples={},
+    )
+
+
+SIGNATURE = signature_of(1)
 
 
 def step_in_numpy(x: Array, prediction: Array, row: Array, noise: Array | None = None) -> Array:
@@ -160,31 +168,36 @@ class NumpyMark:
 class KernelEngine:
     """An engine that is itself the sampler kernel: eps is the x0 from ``noisy`` and ``condition`` by the row ``time``.
 
-    The row must leave ``noisy`` as it is. The engine needs nothing but the cubins, so it runs on any GPU that they are
-    for.
+    A row has 13 numbers for each guidance slot, which must leave ``noisy`` as it is. The engine needs nothing but the
+    cubins, so it runs on any GPU that they are for.
     """
 
-    def __init__(self, device: Any, sizes: Sizes, *, capturable: bool = True) -> None:
-        self.device, self.capturable = device, capturable
-        specs = SIGNATURE.inputs + SIGNATURE.outputs
+    def __init__(self, device: Any, sizes: Sizes, *, capturable: bool = True, slots: int = 1) -> None:
+        self.device, self.capturable, self.slots = device, capturable, slots
+        signature = signature_of(slots)
+        specs = signature.inputs + signature.outputs
+        self.numbers = specs[0].nbytes(sizes) // 4
         self.memory = {spec.name: device.allocate(padded_bytes(spec.nbytes(sizes))) for spec in specs}
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:
         at = {name: addresses.get(name, memory.address) for name, memory in self.memory.items()}
-        self.device.launch(
-            KERNEL,
-            x_ptr=at["noisy"],
-            prediction_ptr=at["condition"],
-            table_ptr=at["time"],
-            noise_ptr=0,
-            history_ptr=at["eps"],
-            model_input_ptr=0,
-            k=0,
-            n=self.memory["noisy"].nbytes // 4,
-            noises=0,
-            history_slots=1,
-            input_slots=0,
-        )
+        # Alone, a slot may run over its padding; several lie one behind the other.
+        n = self.memory["noisy"].nbytes // 4 if self.slots == 1 else self.numbers
+        for slot in range(self.slots):
+            self.device.launch(
+                KERNELS[1],
+                x_ptr=at["noisy"],
+                prediction_ptr=at["condition"],
+                table_ptr=at["time"],
+                noise_ptr=0,
+                history_ptr=at["eps"] + 4 * n * slot,
+                model_input_ptr=0,
+                k=slot,
+                n=n,
+                noises=0,
+                history_slots=1,
+                input_slots=0,
+            )
 
     def is_capturable(self) -> bool:
         return self.capturable
@@ -193,12 +206,14 @@ class KernelEngine:
 class KernelModule:
     """The same as :class:`KernelEngine` in host memory."""
 
-    signature = SIGNATURE
+    def __init__(self, slots: int = 1) -> None:
+        self.signature = signature_of(slots)
 
     def __call__(self, *, noisy: Array, condition: Array, time: Array) -> dict[str, Array]:
-        SIGNATURE.sizes_from_arrays({"noisy": noisy, "condition": condition, "time": time})
+        self.signature.sizes_from_arrays({"noisy": noisy, "condition": condition, "time": time})
         assert (time == time[0]).all()
-        return {"eps": table_step(noisy, condition, time[0])[1]}
+        rows = time[0].reshape(-1, len(COLUMNS))
+        return {"eps": np.concatenate([table_step(noisy, condition, row)[1] for row in rows])}
 
 
 def engine_rows(weights: Array) -> Array:
@@ -211,22 +226,30 @@ def engine_rows(weights: Array) -> Array:
 
 
 def draw_loop(
-    *, steps: int = 4, eta: float = 1.0, shape: tuple[int, ...] = (2, 3, 5, 7), seed: int = 0
+    *,
+    steps: int = 4,
+    eta: float = 1.0,
+    shape: tuple[int, ...] = (2, 3, 5, 7),
+    seed: int = 0,
+    solver: Solver | None = None,
 ) -> DenoisingLoop:
-    """A loop with random contents."""
+    """A loop with random contents, of AnimeDiffusion's DDIM or of another solver."""
     rng = np.random.default_rng(seed)
 
     def normal(*lengths: int) -> Array:
         return rng.standard_normal(lengths, dtype=np.float32)
 
     schedule = DiffusionSchedule(schedule_buffers(linear_betas(1000, 1e-6, 1e-2)))
+    solver = solver or ddim_solver(ddim_schedule(schedule, steps=steps, eta=eta))
+    evaluations = len(solver.timesteps)
+    rows = engine_rows(np.abs(normal(evaluations * solver.slots, 2)) + np.float32(0.5))
     return DenoisingLoop(
-        schedule=ddim_schedule(schedule, steps=steps, eta=eta),
+        solver=solver,
         state="noisy",
-        x=normal(*shape),
-        constants={"condition": normal(*shape)},
-        per_step={"time": engine_rows(np.abs(normal(steps, 2)) + np.float32(0.5))},
-        noise=normal(steps, *shape) if eta > 0 else None,
+        x=normal(*shape) * np.float32(solver.start_scale),
+        constants=({"condition": normal(*shape)},),
+        per_step={"time": rows.reshape(evaluations, 1, -1)},
+        noise=normal(solver.noises, *shape) if solver.noises else None,
     )
 
 
@@ -246,7 +269,7 @@ def make_bundle(path: Path, engines: Sequence[EngineEntry], *, content: bytes = 
     wide = Profile({**UNIT, "width": 7}, {**UNIT, "width": 7}, {"batch": 4, "height": 12, "width": 7})
     exact = {"batch": 2, "height": 16, "width": 7}
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         saishiki_version="0",
         family="animediffusion",
         variant="published",

@@ -11,8 +11,8 @@ import pytest
 from saishiki.runtime.backends import cuda
 from saishiki.runtime.backends.cubins import CubinIndex, read_cubin_index
 from saishiki.runtime.backends.cuda import CudaDevice, driver_problem
-from saishiki.runtime.backends.device import Memory
-from saishiki.runtime.backends.device_loop import launch_step
+from saishiki.runtime.backends.device import Memory, Table
+from saishiki.runtime.backends.sampler_kernel import StepMemory, launch_step
 from saishiki.runtime.errors import BackendError
 
 TABLE = np.array(
@@ -283,12 +283,11 @@ def test_cubin_on_the_gpu(fakes: Any, with_noise: bool, captured: bool) -> None:
     at = {name: device.allocate(array.nbytes) for name, array in memory.items()}
     for name, array in memory.items():
         device.upload(at[name], array)
-    pointers = {f"{name}_ptr": held.address for name, held in at.items()}
-    if not with_noise:
-        pointers["noise_ptr"] = 0
+    drawn = {"noise": Table(at["noise"], row_bytes=0), "noises": 2} if with_noise else {}
+    step = StepMemory(at["x"], at["prediction"], at["table"], x.size, **drawn)  # type: ignore[arg-type]
 
     def launch() -> None:
-        launch_step(device, **pointers, k=1, n=x.size)
+        launch_step(device, step, 1)
 
     # The first launch loads the kernel, which must not fall into a recording; x is put back afterwards.
     launch()

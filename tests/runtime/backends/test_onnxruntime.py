@@ -70,6 +70,13 @@ def test_fp16_is_close_to_fp32(denoiser, bundle, backend):
     assert 1e-6 < np.linalg.norm(half - full) / np.linalg.norm(full) < 5e-3
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_lean_sessions_compute_the_same(bundle, backend, precision):
+    lean = OnnxRuntimeBackend(device=None, lean=True).load(bundle, "denoiser", precision)(**inputs())["eps"]
+    plain = backend.load(bundle, "denoiser", precision)(**inputs())["eps"]
+    assert np.linalg.norm(lean - plain) / np.linalg.norm(plain) < (1e-5 if precision == "fp32" else 2e-3)
+
+
 def test_precision_that_the_bundle_lacks(bundle, backend):
     for ask in (backend.check, backend.load):
         with pytest.raises(BackendError, match="time_projection has no graph in fp16, only in fp32"):

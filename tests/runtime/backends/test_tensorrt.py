@@ -4,6 +4,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -289,6 +290,21 @@ def test_run_loop_timed_is_the_same_loop(fakes: Any, backend: TensorRTBackend, b
     assert timed.wall_ms > 0
     assert timed.engine_ms > 0
     assert isinstance(backend, TimesLoops)
+
+
+def test_run_loop_without_a_table_calls_the_engine_from_the_host(
+    fakes: Any, backend: TensorRTBackend, bundle: Bundle
+) -> None:
+    module, loop = load(backend, bundle), fakes.draw_loop(steps=4)
+    loop = replace(loop, solver=replace(loop.solver, table=None))
+    expected = run_loop_on_host(fakes.module(), loop, no_progress)
+    seen: list[int] = []
+    assert_same_image(backend.run_loop(module, loop, lambda k, x: seen.append(k)), expected)
+    assert seen == [0, 1, 2, 3]
+    assert module.loop.captured is None
+    timed = backend.run_loop_timed(module, loop)
+    assert_same_image(timed.x, expected)
+    assert timed.clock == "host"
 
 
 def test_device_ms_is_a_run_without_its_copies(fakes: Any, backend: TensorRTBackend, bundle: Bundle) -> None:

@@ -10,7 +10,7 @@ EXACT = (10.0, 10.0, 10.0)
 
 
 def report_of(made, samples, subject="step", **fields):
-    return made.report(made.runner(rows=(made.row(subject, samples),)), **fields)
+    return made.report(made.runner(EXACT, rows=(made.row(subject, samples),)), **fields)
 
 
 def regressions(old, new, **options):
@@ -24,10 +24,11 @@ def regressions(old, new, **options):
         ((11.0, 11.0, 11.0), []),
         ((11.1, 11.1, 11.1), [("step", 1.11)]),
         ((5.0, 5.0, 5.0), []),
-        ((10.0, 12.0, 14.0), [("step", 1.2)]),
+        ((11.0, 12.0, 13.0), [("step", 1.2)]),
+        ((10.0, 12.0, 14.0), []),
         ((9.0, 12.0, 15.0), []),
     ],
-    ids=["9 %", "10 %", "11 %", "faster", "past its spread", "within its spread"],
+    ids=["9 %", "10 %", "11 %", "faster", "past its spread", "within its spread, widened", "within its spread"],
 )
 def test_a_row_regresses_past_the_threshold_and_the_spread(made, new, slower):
     assert regressions(report_of(made, EXACT), report_of(made, new)) == slower
@@ -45,6 +46,32 @@ def test_what_a_run_says_about_its_own_stability_counts_too(made):
     drifted = replace(new, runners=tuple(replace(runner, stability=drift) for runner in new.runners))
     assert regressions(old, new) == [("step", 1.3)]
     assert regressions(old, drifted) == []
+
+
+def test_the_drift_of_whole_images_counts_for_every_row(made):
+    """Three samples of one second, all of the machine's faster state; the run's images saw the other one, too."""
+    old = made.report(made.runner([300.0] * 20 + [400.0] * 10, rows=(made.row("first image", (338.0, 335.0, 340.0)),)))
+    new = made.report(made.runner([400.0] * 30, rows=(made.row("first image", (427.0, 423.0, 433.0)),)))
+    assert regressions(old, new) == []
+    assert compare(old, new).changes[-1].explained == pytest.approx(1 + 1 / 3, rel=0.01)
+    steady = made.report(made.runner([300.0] * 30, rows=(made.row("first image", (338.0, 335.0, 340.0)),)))
+    assert ("first image", 1.263) in regressions(steady, new)
+
+
+@pytest.mark.parametrize(
+    ("new", "notes"),
+    [
+        ((10.1,) * 3, ["3 of 3 rows agree, as far as the runs can tell"]),
+        ((10.5,) * 3, ["2 of 3 rows agree", "they do not agree, within the threshold: onnx"]),
+        ((8.0,) * 3, ["2 of 3 rows agree", "they do not agree, faster: onnx"]),
+        ((12.0,) * 3, ["2 of 3 rows agree"]),
+    ],
+    ids=["agrees", "within the threshold", "faster", "slower"],
+)
+def test_rows_that_disagree_are_told(made, new, notes):
+    found = compare(report_of(made, EXACT), report_of(made, new)).notes
+    assert len(found) == len(notes)
+    assert all(line.startswith(start) for line, start in zip(found, notes, strict=True))
 
 
 def test_the_threshold_can_be_chosen(made):
@@ -137,5 +164,6 @@ def test_what_else_has_changed_is_told(made):
         "the checkpoint is the same, but was exported anew: the bundles differ",
         "numpy went from 2 to 3",
         "onnxruntime went from not installed to 2",
+        "2 of 2 rows agree, as far as the runs can tell",
     )
-    assert compare(made.report(), made.report()).notes == ()
+    assert len(compare(made.report(), made.report()).notes) == 1

@@ -13,6 +13,7 @@ from saishiki.runtime.colorizer import Colorizer
 from saishiki.runtime.images import is_line_art
 from saishiki.runtime.pipelines import load_pipeline
 from saishiki.runtime.signature import Signature, TensorSpec
+from tests.runtime.pipelines.colorizediffusion.stand_ins import FakeBackend, bundle_of
 
 RUNNER = Runner("onnxruntime", "cpu", "fp32")
 
@@ -50,6 +51,16 @@ def test_an_image_is_split_into_engine_host_and_rest(opened, backend, quick):
     assert (rows["step engine"].clock, rows["step"].clock) == ("device", "host")
     image, rest = rows["image"].samples_ms[0], rows["around the steps"].samples_ms[0]
     assert rest == pytest.approx(image - 50.0)
+
+
+def test_every_image_has_a_new_reference():
+    made, fake = bundle_of("v2"), FakeBackend()
+    colorizer = Colorizer(made, fake, load_pipeline(made, fake, "fp32"), "fp32")
+    task = task_of(made.manifest, FULL)
+    for batch in (1, 1, 2):
+        task(colorizer, batch)
+    assert fake.calls["image_encoder"] == fake.calls["context_projector"] == 3
+    assert fake.calls["vae_decoder"] == 4
 
 
 def test_times_are_per_step(opened, backend, quick):

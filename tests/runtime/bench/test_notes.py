@@ -38,6 +38,12 @@ def test_two_measurements_that_disagree_are_noted(made):
     )
 
 
+def test_whole_images_that_lie_far_apart_are_noted(made):
+    (note,) = notes_on(made.report(made.runner([300.0] * 40 + [350.0] * 10)))
+    assert note.startswith("onnxruntime:cpu:fp32: whole images of this run lie 16.8% around their median, so the")
+    assert notes_on(made.report(made.runner([300.0] * 40 + [320.0] * 10))) == ()
+
+
 def test_a_warm_up_that_did_not_end_stable_is_noted_once(made):
     shaky = Warmup(runs=10, change=0.3, tolerance=0.05, stable=False)
     rows = [made.row(subject, (1.0,), warmup=shaky) for subject in ("module", "step", "step engine")]

@@ -6,7 +6,7 @@ import pytest
 from saishiki.runtime import BundleError
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.noise import draw_noise
-from saishiki.runtime.pipelines import LOADERS, AnimeDiffusionPipeline, Sampling, load_pipeline
+from saishiki.runtime.pipelines import LOADERS, OPTIONS, AnimeDiffusionPipeline, Sampling, load_pipeline
 from saishiki.runtime.pipelines.animediffusion import MAX_TIME_TABLES
 from saishiki.runtime.samplers import noise_reference, sample_ddim, walk_forward
 from saishiki.runtime.schedule import ddim_schedule
@@ -46,7 +46,8 @@ def expected(pipeline, sampling, start, batch=2):
 
 
 def test_families():
-    assert list(LOADERS) == ["animediffusion"]
+    assert list(LOADERS) == list(OPTIONS)
+    assert list(LOADERS) == ["animediffusion", "colorizediffusion-v1", "colorizediffusion-v1.5", "colorizediffusion-v2"]
 
 
 def test_load_takes_the_precision_where_there_is_one(bundle):
@@ -61,7 +62,7 @@ def test_load_takes_the_precision_where_there_is_one(bundle):
 
 def test_load_of_an_unknown_family(bundle, backend):
     unknown = replace(bundle, manifest=replace(bundle.manifest, family="sparkle"))
-    with pytest.raises(BundleError, match="unknown family 'sparkle', expected one of animediffusion; upgrade"):
+    with pytest.raises(BundleError, match=r"unknown family 'sparkle', expected one of animediffusion, .*; upgrade"):
         load_pipeline(unknown, backend, "fp32")
 
 
@@ -135,6 +136,22 @@ def test_wrong_sampling(pipeline, changes, message):
         pipeline(*pictures(1), sampling, draw_noise((0,), SHAPE, steps=3), no_progress)
 
 
+def test_replay_is_the_same_run(pipeline):
+    (sketch, reference), noise = pictures(2), draw_noise((0, 1), SHAPE, steps=3)
+    inputs = {"sketch": sketch, "reference": reference, "start": noise.start, "noise": noise.steps}
+    replayed = pipeline.replay(inputs, {"steps": 3, "eta": 1.0, "start": "noise"}, no_progress)
+    np.testing.assert_array_equal(replayed, run(pipeline, SAMPLING))
+    still = pipeline.replay(inputs | {"noise": None}, {"steps": 3, "eta": 0.0, "start": "noise"}, no_progress)
+    np.testing.assert_array_equal(still, run(pipeline, replace(SAMPLING, eta=0.0)))
+
+
+def test_options_take_the_bundles_defaults(pipeline):
+    assert pipeline.sampling(pipeline.options({})) == Sampling(steps=10, eta=1.0, start="noise")
+    assert pipeline.sampling(pipeline.options({"eta": 0, "steps": 4})) == Sampling(steps=4, eta=0, start="noise")
+    with pytest.raises(TypeError, match="AnimeDiffusion has no option 'mode'; it has steps, eta, start, fit, line_art"):
+        pipeline.options({"mode": "full"})
+
+
 def test_noise_that_is_missing(pipeline):
-    with pytest.raises(ValueError, match="3 steps at eta above 0 need noise"):
+    with pytest.raises(ValueError, match="3 steps of ddim need 3 noises, got none"):
         pipeline(*pictures(1), SAMPLING, draw_noise((0,), SHAPE, steps=0), no_progress)

@@ -12,28 +12,12 @@ from saishiki.runtime.samplers import (
     sample_euler,
     sample_euler_ancestral,
 )
-
-DEVIATION, MEAN = 0.7, -0.3
-SHAPE = (2, 3, 2, 2)
-
-
-def falling(steps):
-    """From 10 to 0.02, evenly spaced in log, then 0."""
-    return np.append(np.geomspace(10, 0.02, steps), 0.0)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape or SHAPE)
+from tests.runtime.samplers.gaussian import DEVIATION, MEAN, denoise, falling, flow, normal
 
 
 def denoiser(sigmas):
-    """The exact x0 of images that are Gaussian with DEVIATION about MEAN."""
-    return lambda x, k: (DEVIATION**2 * x + sigmas[k] ** 2 * MEAN) / (DEVIATION**2 + sigmas[k] ** 2)
-
-
-def exact(x, sigma):
-    """Where the probability flow takes x, from sigma to 0."""
-    return MEAN + (x - MEAN) * DEVIATION / math.sqrt(DEVIATION**2 + sigma**2)
+    """The exact x0 of images that are Gaussian."""
+    return lambda x, k: denoise(x, sigmas[k])
 
 
 SOLVERS = {
@@ -56,8 +40,7 @@ def test_solver_converges_at_its_order(name):
         # The last step, to 0, is the same for all step counts, so it is compared apart.
         states = []
         sample(denoiser(sigmas), x, sigmas, on_step=lambda k, x, states=states: states.append(x), **options)
-        truth = MEAN + (x - MEAN) * math.sqrt((DEVIATION**2 + sigmas[-2] ** 2) / (DEVIATION**2 + sigmas[0] ** 2))
-        errors.append(np.abs(states[-2] - truth).max())
+        errors.append(np.abs(states[-2] - flow(x, sigmas[0], sigmas[-2])).max())
     assert errors[0] < 0.1
     assert errors[0] / errors[1] > 0.85 * 2**order
 

@@ -4,11 +4,11 @@ import pytest
 from saishiki.runtime.samplers import (
     Parameterisation,
     denoise_at_sigmas,
+    denoise_in_turn,
     denoised_from_prediction,
     eps_from_prediction,
     guide,
     input_scale,
-    repeat_slots,
     x0_from_prediction,
 )
 
@@ -62,17 +62,13 @@ def test_guide_by_one_is_no_guidance():
     np.testing.assert_allclose(guide(np.concatenate([c, u]), (1.0,)), c, atol=1e-14)
 
 
-def test_repeat_slots_keeps_a_slot_together():
-    np.testing.assert_array_equal(repeat_slots(X0, 3), np.concatenate([X0, X0, X0]))
-
-
 def test_scales_of_a_window():
     how = Parameterisation("v", guidance=((4.0, 4.0, 1.0), 2))
     assert [how.scales(k) for k in range(3)] == [(4.0, 2.0), (4.0, 2.0), (1.0, 2.0)]
     assert how.slots == 3
 
 
-def test_denoise_at_sigmas_scales_repeats_guides_and_clamps():
+def test_denoise_at_sigmas_scales_guides_and_clamps():
     seen = []
 
     def network(model_input, k):
@@ -83,10 +79,23 @@ def test_denoise_at_sigmas_scales_repeats_guides_and_clamps():
     x0 = denoise_at_sigmas(network, [9.0, 3.0], Parameterisation("eps", (0.75,), clamp=(-1, 1)))(x, 1)
     ((model_input, k),) = seen
     assert k == 1
-    np.testing.assert_allclose(model_input, np.concatenate([x, x]) / np.sqrt(10))
+    np.testing.assert_allclose(model_input, x / np.sqrt(10))
     np.testing.assert_allclose(x0, np.clip(x - 3.0 * 0.5 * EPS, -1, 1), atol=1e-12)
     assert (x0 == 1).any()
     assert (x0 == -1).any()
+
+
+def test_denoise_in_turn_numbers_its_evaluations():
+    how, seen = Parameterisation("eps", ((4.0, 1.0, 2.0),)), []
+
+    def network(model_input, e):
+        seen.append(e)
+        return np.concatenate([EPS, -EPS])
+
+    denoise = denoise_in_turn(network, how)
+    for e, (sigma, scale) in enumerate([(9.0, 4.0), (3.0, 1.0), (3.0, 2.0)]):
+        np.testing.assert_allclose(denoise(X0, sigma), X0 - sigma * (2 * scale - 1) * EPS, atol=1e-12)
+        assert seen == list(range(e + 1))
 
 
 @pytest.mark.parametrize(

@@ -51,20 +51,25 @@ def network(model_input, k):
     return np.tanh(1.3 * model_input + shift + 0.1 * k) - 0.2 * model_input
 
 
+def repeating(how):
+    """The network, with its input once per slot."""
+    return lambda x, k: network(np.concatenate([x] * how.slots), k)
+
+
 def at_sigmas(sample, **options):
     def run(how):
-        return sample(denoise_at_sigmas(network, SIGMAS, how), SIGMAS[0] * normal(), SIGMAS, **options)
+        return sample(denoise_at_sigmas(repeating(how), SIGMAS, how), SIGMAS[0] * normal(), SIGMAS, **options)
 
     return run
 
 
 SOLVERS = {
     "ddim": (
-        lambda how: sample_ddim_gammas(network, normal(), GAMMAS, how),
+        lambda how: sample_ddim_gammas(repeating(how), normal(), GAMMAS, how),
         lambda how: ddim_gammas_table(GAMMAS, how),
     ),
     "ddim, eta 1": (
-        lambda how: sample_ddim_gammas(network, normal(), GAMMAS, how, eta=1.0, noise=NOISE),
+        lambda how: sample_ddim_gammas(repeating(how), normal(), GAMMAS, how, eta=1.0, noise=NOISE),
         lambda how: ddim_gammas_table(GAMMAS, how, eta=1.0),
     ),
     "euler": (at_sigmas(sample_euler), lambda how: euler_table(SIGMAS, how)),

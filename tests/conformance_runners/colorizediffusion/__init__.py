@@ -1,0 +1,1 @@
+"""How the cases of ColorizeDiffusion are run."""
