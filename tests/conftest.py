@@ -1,11 +1,21 @@
-"""A checkpoint in the published layout, and its bundle: tiny, random, the same in every run."""
+"""A checkpoint in the published layout, and its bundle: tiny, random, the same in every run.
+
+Kernels run on the GPU where there is one, else under Triton's interpreter. That is chosen before Triton loads, which
+every network brings along.
+"""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from saishiki.runtime.backends.cuda import driver_problem
+
+if driver_problem() is not None:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,10 @@
-"""Kernels run on the GPU where there is one, else under Triton's interpreter, which is chosen before Triton loads."""
+"""What the tests of kernels need: a GPU where they say so, and memory that shows what is never written."""
 
-import os
 from typing import Any
 
 import pytest
 
 from saishiki.runtime.backends.cuda import driver_problem
-
-if driver_problem() is not None:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
