@@ -4,7 +4,6 @@
 no runner knows fails.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -39,8 +38,6 @@ class Runners:
             return True
         return case.module in self.bundle and not self.looks_inside(case)
 
-
-LONG_TESTS = "SAISHIKI_LONG_TESTS"
 
 RUNNERS: Mapping[str, Runners] = {
     "animediffusion": Runners(animediffusion.NETWORK, animediffusion.BUNDLE, animediffusion.looks_inside),
@@ -87,8 +84,6 @@ def test_network(family: str, case: Case) -> None:
 @pytest.mark.parametrize(("family", "case"), _parameters(_needs_bundle))
 def test_exported_onnx(family: str, case: Case) -> None:
     runners = _runners_of(family, case)
-    if family.startswith("colorizediffusion") and not os.environ.get(LONG_TESTS):
-        pytest.skip(f"exports a dozen denoisers, which takes minutes: set {LONG_TESTS}=1")
     if runners.bundle is None:
         pytest.skip(f"the family {family} has no export yet: its networks are checked above")
     _run(runners.bundle, case)

@@ -7,9 +7,6 @@ from typing import Any
 
 import hoists
 import pytest
-
-if not __import__("os").environ.get("SAISHIKI_LONG_TESTS"):
-    pytest.skip("takes minutes: set SAISHIKI_LONG_TESTS=1", allow_module_level=True)
 import torch
 from graph_roofline.node_work import work_of
 from graph_roofline.sized_graph import SizedNode, SizedTensor

@@ -8,9 +8,6 @@ import numpy as np
 import onnx
 import pytest
 
-if not __import__("os").environ.get("SAISHIKI_LONG_TESTS"):
-    pytest.skip("takes minutes: set SAISHIKI_LONG_TESTS=1", allow_module_level=True)
-
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.export.engines import build_engine, parse_targets
 from saishiki.models import FAMILIES, LoadOptions

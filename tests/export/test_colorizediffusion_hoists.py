@@ -5,9 +5,6 @@ from functools import cache
 import numpy as np
 import onnxruntime
 import pytest
-
-if not __import__("os").environ.get("SAISHIKI_LONG_TESTS"):
-    pytest.skip("takes minutes: set SAISHIKI_LONG_TESTS=1", allow_module_level=True)
 import torch
 
 from saishiki.export.drawings import draw_pairs

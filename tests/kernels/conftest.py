@@ -19,6 +19,8 @@ def nan_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """New memory holds NaN, so that a number that is never written shows; outputs and workspaces alike."""
     torch = pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[kernels]'")
     empty = torch.empty
+    with torch.device("cpu"):
+        torch.empty(0)  # torch lists its constructors once per process: let it see the real ones
 
     def filled(*arguments: Any, **options: Any) -> Any:
         out = empty(*arguments, **options)
