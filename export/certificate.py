@@ -7,7 +7,7 @@ reference.
 
 import math
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, product
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from saishiki.export.drawings import draw_pairs
 from saishiki.export.graphs import precisions_of
 from saishiki.export.precision import RoundedToHalf, islands_of
+from saishiki.export.progress import Observer, Silent
 from saishiki.models.family import Family, LoadedModel, RecordedRun
 from saishiki.runtime.manifest import ImageParity, ParityRow, Precision
 from saishiki.runtime.parity import psnr_db, relative_error
@@ -29,6 +30,7 @@ FP16_FACTOR = 2.0
 PSNR_SLACK_DB = 6.0
 
 FULL_RUN_PX = 128 * 128
+"""Pictures above it are large: what takes long is done for smaller ones."""
 SHORT_RUN_STEPS = 2
 REDUCED_PX = 64 * 64
 SMALL_PX = 64
@@ -54,23 +56,32 @@ def record_reference(
     asked: Collection[Precision],
     thorough: bool,
     vectors: MutableMapping[str, Array] | None = None,
+    observer: Observer | None = None,
 ) -> Expectation:
     """Runs the reference on probes and keeps what it computes.
 
     Args:
         kept_fp32: the modules and submodules that fp16 graphs compute in fp32.
         asked: the precisions that graphs are written in.
-        thorough: record runs of all steps at any size; else pictures above 128x128 get two steps, and all of them at a
-            reduced size that only the ONNX graphs can run.
+        thorough: record runs of all steps at any size, and what rounding does there; else pictures above 128x128 get
+            two steps, and both are done at a reduced size that only the ONNX graphs can run.
         vectors: where the tensors go, which may be more than the memory holds; None takes a dictionary.
     """
-    vectors = {} if vectors is None else vectors
-    rows: list[ParityRow] = []
-    for name in model.modules:
+    vectors, observer = {} if vectors is None else vectors, observer or Silent()
+    all_sizes = _run_sizes(profiles)
+    rows, total = [], len(model.modules) + len(model.runs) * len(all_sizes)
+    for done, name in enumerate(model.modules):
+        observer.part(name, done, total)
+        errors = _RoundingErrors(model, name, kept_fp32, thorough=thorough)
+        precisions = precisions_of(name, asked, kept_fp32)
         for corner in _corners(model, name, profiles):
-            rows += _record_module(model, name, corner, kept_fp32, vectors, asked=asked, budget=family.fp32_budget)
+            rows += _record_module(model, name, corner, errors, vectors, precisions, budget=family.fp32_budget)
     records = _Records(model, family, kept_fp32, vectors)
-    images = _record_runs(records, _run_sizes(profiles), thorough=thorough)
+    runs = _Runs(records, thorough=thorough)
+    for done, (name, sizes) in enumerate(product(model.runs, all_sizes), start=len(model.modules)):
+        observer.part(f"recording {name}", done, total)
+        runs.add(name, sizes)
+    images = tuple(chain.from_iterable(runs.rows.values()))
     return Expectation(vectors, tuple(rows), tuple(image for image in images if image.precision in asked))
 
 
@@ -83,28 +94,64 @@ def _corners(model: LoadedModel, name: str, profiles: tuple[Profile, ...]) -> It
     yield from unique.values()
 
 
+@dataclass(frozen=True)
+class _RoundingErrors:
+    """How far rounding to fp16 takes a module from its own fp32 outputs, as relative errors.
+
+    They hardly depend on the size of the pictures, and rounding costs more than computing: unless ``thorough``, large
+    pictures are measured by small ones.
+    """
+
+    model: LoadedModel
+    name: str
+    kept_fp32: tuple[str, ...]
+    thorough: bool = field(kw_only=True)
+    _known: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
+
+    def at(self, sizes: Sizes, inputs: Mapping[str, Tensor], outputs: tuple[Tensor, ...]) -> float:
+        """The largest error of any output at these sizes; inputs and outputs: those at the sizes."""
+        if self.thorough or not _is_large(sizes):
+            return self._of(inputs, outputs)
+        small = {**sizes, **_reduced(sizes, multiples_of(self.model.signatures.values()))}
+        small = {symbol: small[symbol] for symbol in sizes}
+        key = tuple(small.items())
+        if key not in self._known:
+            self._known[key] = self._of(*_probe(self.model, self.name, small))
+        return self._known[key]
+
+    def _of(self, inputs: Mapping[str, Tensor], outputs: tuple[Tensor, ...]) -> float:
+        return _rounded_error(self.model.modules[self.name], islands_of(self.name, self.kept_fp32), inputs, outputs)
+
+
+def _is_large(sizes: Sizes) -> bool:
+    return sizes.get("height", 1) * sizes.get("width", 1) > FULL_RUN_PX
+
+
+def _probe(model: LoadedModel, name: str, sizes: Sizes) -> tuple[Mapping[str, Tensor], tuple[Tensor, ...]]:
+    """A module's inputs at these sizes, and what the reference makes of them."""
+    picture = sizes.get("batch", 1), sizes.get("height", SMALL_PX), sizes.get("width", SMALL_PX)
+    with torch.inference_mode():
+        inputs = model.probe(name, sizes, *draw_pairs(*picture, seed=SEED))
+        return inputs, _outputs_of(model.modules[name], inputs)
+
+
 def _record_module(
     model: LoadedModel,
     name: str,
     sizes: Sizes,
-    kept_fp32: tuple[str, ...],
+    errors: _RoundingErrors,
     vectors: MutableMapping[str, Array],
+    precisions: tuple[Precision, ...],
     *,
-    asked: Collection[Precision],
     budget: float,
 ) -> list[ParityRow]:
-    module, signature = model.modules[name], model.signatures[name]
-    picture = sizes.get("batch", 1), sizes.get("height", SMALL_PX), sizes.get("width", SMALL_PX)
+    signature = model.signatures[name]
     key = f"{name}/" + "x".join(str(sizes[symbol]) for symbol in signature.symbols)
-    with torch.inference_mode():
-        inputs = model.probe(name, sizes, *draw_pairs(*picture, seed=SEED))
-        outputs = _outputs_of(module, inputs)
+    inputs, outputs = _probe(model, name, sizes)
     vectors.update({f"{key}/in/{input_name}": tensor.numpy() for input_name, tensor in inputs.items()})
     for spec, output in zip(signature.outputs, outputs, strict=True):
         vectors[f"{key}/out/{spec.name}"] = output.numpy()
-
-    precisions = precisions_of(name, asked, kept_fp32)
-    rounded = _rounded_error(module, islands_of(name, kept_fp32), inputs, outputs) if "fp16" in precisions else 0.0
+    rounded = errors.at(sizes, inputs, outputs) if "fp16" in precisions else 0.0
     return [
         ParityRow(
             module=name,
@@ -162,27 +209,6 @@ def _run_sizes(profiles: tuple[Profile, ...]) -> tuple[Sizes, ...]:
 
 def _of_pictures(profile: Profile) -> Profile:
     return profile.restricted_to(("batch", "height", "width"))
-
-
-def _record_runs(records: "_Records", all_sizes: tuple[Sizes, ...], *, thorough: bool) -> list[ImageParity]:
-    """Every run of the model: at each size, or at a reduced one and for fewer steps at the size itself."""
-    steps = records.family.recorded_steps or records.family.sampler.steps
-    multiples = multiples_of(records.model.signatures.values())
-    rows: dict[str, list[ImageParity]] = {}
-    for name, sizes in product(records.model.runs, all_sizes):
-        is_small = thorough or sizes["height"] * sizes["width"] <= FULL_RUN_PX
-        whole = sizes if is_small else _reduced(sizes, multiples)
-        # Sizes may come down to the same reduced one.
-        if records.key(name, whole, steps) not in rows:
-            run = records.run(name, whole, steps)
-            yardstick = records.yardstick(run)
-            rows[run.key] = records.rows(run, yardstick)
-        if not is_small:
-            short = records.run(name, sizes, min(SHORT_RUN_STEPS, steps))
-            # The worst step of the long run stands for the steps of the short one: rounding another costs too much.
-            worst = _Yardstick((max(yardstick.errors),) * short.steps, yardstick.psnr_db)
-            rows[short.key] = records.rows(short, worst, ("fp16",))
-    return list(chain.from_iterable(rows.values()))
 
 
 def _reduced(sizes: Sizes, multiples: Mapping[str, int]) -> dict[str, int]:
@@ -265,6 +291,35 @@ class _Records:
             max_abs_levels=255,
             passed=False,
         )
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Every run of a model: at each size, or at a reduced one and for fewer steps at the size itself."""
+
+    records: _Records
+    thorough: bool = field(kw_only=True)
+    rows: dict[str, list[ImageParity]] = field(default_factory=dict)
+    _yardsticks: dict[str, _Yardstick] = field(default_factory=dict)
+
+    def add(self, name: str, sizes: Sizes) -> None:
+        """Records a run at these sizes."""
+        family = self.records.family
+        steps = family.recorded_steps or family.sampler.steps
+        is_small = self.thorough or not _is_large(sizes)
+        whole = sizes if is_small else _reduced(sizes, multiples_of(self.records.model.signatures.values()))
+        key = self.records.key(name, whole, steps)
+        # Sizes may come down to the same reduced one.
+        if key not in self.rows:
+            run = self.records.run(name, whole, steps)
+            self._yardsticks[key] = self.records.yardstick(run)
+            self.rows[key] = self.records.rows(run, self._yardsticks[key])
+        if not is_small:
+            short = self.records.run(name, sizes, min(SHORT_RUN_STEPS, steps))
+            # The worst step of the long run stands for the steps of the short one: rounding another costs too much.
+            long = self._yardsticks[key]
+            worst = _Yardstick((max(long.errors),) * short.steps, long.psnr_db)
+            self.rows[short.key] = self.records.rows(short, worst, ("fp16",))
 
 
 def _clipped(image: Tensor) -> Array:

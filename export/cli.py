@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from saishiki.export.engines import parse_targets
+from saishiki.export.freed_memory import return_freed_memory
 from saishiki.export.pipeline import CertificateFailed, export_bundle
 from saishiki.export.report import json_of_export, observing, table_of_export
 from saishiki.export.request import (
@@ -94,6 +95,7 @@ def main(
     The export ends with a parity certificate. Where the graphs do not compute what the checkpoint computes, the exit
     code is 1 and no bundle is written.
     """
+    return_freed_memory()
     request = ExportRequest(
         checkpoint=checkpoint,
         output=output or Path(f"{checkpoint.stem}.saishiki"),

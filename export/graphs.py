@@ -11,6 +11,7 @@ from saishiki.export.bundle_writer import BundleDraft
 from saishiki.export.half_graph import half_graph
 from saishiki.export.onnx_graph import OPSET, OnnxGraph, trace, write_graph
 from saishiki.export.precision import islands_of
+from saishiki.export.progress import Observer
 from saishiki.export.weights_file import WeightsFile, weights_file
 from saishiki.models import Family, LoadedModel
 from saishiki.runtime.manifest import FileEntry, GraphEntry, ModuleEntry, Precision
@@ -26,12 +27,18 @@ def precisions_of(module: str, asked: Collection[Precision], kept_fp32: Collecti
 
 
 def write_graphs(
-    draft: BundleDraft, model: LoadedModel, family: Family, kept_fp32: tuple[str, ...], asked: Collection[Precision]
+    draft: BundleDraft,
+    model: LoadedModel,
+    family: Family,
+    kept_fp32: tuple[str, ...],
+    asked: Collection[Precision],
+    observer: Observer,
 ) -> dict[str, ModuleEntry]:
     """Writes every module's graphs into the draft; the modules of a group share one file of weights per precision."""
     written: dict[str, dict[Precision, tuple[OnnxGraph, Path]]] = {}
     with _SharedWeights(draft.folder("onnx"), model.weight_groups) as weights:
-        for name, module in model.modules.items():
+        for done, (name, module) in enumerate(model.modules.items()):
+            observer.part(name, done, len(model.modules))
             signature = model.signatures[name]
             precisions = precisions_of(name, asked, kept_fp32)
             traced = trace(module, signature, trace_sizes(signature, family))

@@ -67,6 +67,32 @@ def _lazy_weight(parameter: nn.Parameter) -> LazyWeight:
     return LazyWeight(read, ir.DataType.FLOAT, ir.Shape(parameter.shape), identity=id(parameter))
 
 
+def fold_transposes(model: ir.Model) -> None:
+    """Replaces every transpose of a lazy weight by a lazy weight; folded by the exporter it would stay in memory."""
+    initializers = model.graph.initializers
+    for node in [node for node in model.graph if node.op_type == "Transpose"]:
+        (operand,) = node.inputs
+        if operand is not None and isinstance(operand.const_value, LazyWeight):
+            folded = _transposed(operand.const_value, node)
+            ir.convenience.replace_all_uses_with(node.outputs[0], folded)
+            model.graph.remove(node, safe=True)
+            initializers.add(folded)
+    for name in [name for name, value in initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del initializers[name]
+
+
+def _transposed(weight: LazyWeight, node: ir.Node) -> ir.Value:
+    axes = tuple(node.attributes.get_ints("perm", range(len(weight.shape))[::-1]))
+
+    def read() -> ir.TensorProtocol:
+        return ir.tensor(weight.numpy().transpose(axes))
+
+    shape = ir.Shape(weight.shape[axis] for axis in axes)
+    folded = LazyWeight(read, weight.dtype, shape, identity=("transposed", axes, weight.identity))
+    folded.name = node.outputs[0].name
+    return ir.Value(name=folded.name, shape=shape, type=ir.TensorType(folded.dtype), const_value=folded)
+
+
 def half_weight(weight: ir.TensorProtocol) -> LazyWeight:
     """The fp16 twin of a weight, rounded when it is read; then raises ``ValueError`` where fp16 cannot hold it."""
 

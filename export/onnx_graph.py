@@ -14,7 +14,7 @@ import torch._dynamo
 from torch import nn
 
 from saishiki.export.functions import add_functions, translation_table
-from saishiki.export.lazy_weights import attach_weights, without_weights
+from saishiki.export.lazy_weights import attach_weights, fold_transposes, without_weights
 from saishiki.export.passes import PASSES
 from saishiki.export.weights_file import WeightsFile, weights_file
 from saishiki.runtime.garbage_collection import no_garbage_collection
@@ -56,6 +56,7 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
             verbose=False,
         )
     attach_weights(program.model, module)
+    fold_transposes(program.model)
     with _quiet_exporter(), no_garbage_collection():
         program.optimize()  # folds constants, and so looks at some small weights
     model: ir.Model = program.model

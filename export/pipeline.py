@@ -3,9 +3,11 @@
 Where nothing has changed since a bundle was made, its files are checked and reused instead.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import onnxruntime
@@ -40,8 +42,10 @@ from saishiki.runtime.manifest import (
     Certificate,
     CheckpointEntry,
     EngineEntry,
+    ImageParity,
     Manifest,
     ModuleEntry,
+    ParityRow,
     PrecisionPolicy,
 )
 from saishiki.runtime.parity import measure
@@ -153,9 +157,9 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
     """Writes every file of the bundle but the manifest, which is returned with the number of reused engines."""
     observer.stage(SCAN)
     with streamed_weights():
-        policy = precision_policy(source.model, source.family)
+        policy = precision_policy(source.model, source.family, observer)
     observer.stage(GRAPHS)
-    modules = write_graphs(draft, source.model, source.family, policy.fp32_modules, request.precisions)
+    modules = write_graphs(draft, source.model, source.family, policy.fp32_modules, request.precisions, observer)
     save_file(dict(source.model.schedule), draft.path / "schedule.safetensors")
 
     observer.stage(REFERENCE)
@@ -168,20 +172,22 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
             asked=request.precisions,
             thorough=request.thorough,
             vectors=vectors,
+            observer=observer,
         )
 
     observer.stage(ENGINES)
     reused = 0
-    for target in request.targets:
-        for name, entry in modules.items():
-            engine, from_cache = _build(draft, name, entry, source.profiles, target, observer)
-            modules[name] = replace(modules[name], engines=(*modules[name].engines, engine))
-            reused += from_cache
+    wanted = tuple(product(request.targets, modules))
+    for done, (target, name) in enumerate(wanted):
+        observer.part(f"{name} for {target}", done, len(wanted))
+        engine, from_cache = _build(draft, name, modules[name], source.profiles, target, observer)
+        modules[name] = replace(modules[name], engines=(*modules[name].engines, engine))
+        reused += from_cache
 
     observer.stage(CERTIFY)
     certificate = Certificate("failed", "onnxruntime", {}, expected.rows, expected.images)
     manifest = _manifest(draft, source, request, policy, modules, certificate)
-    return replace(manifest, certificate=_certify(draft, manifest)), reused
+    return replace(manifest, certificate=_certify(draft, manifest, observer)), reused
 
 
 def _build(
@@ -226,7 +232,13 @@ def _build(
     return engine, cached.reused
 
 
-def _certify(draft: BundleDraft, manifest: Manifest) -> Certificate:
+def _certify(draft: BundleDraft, manifest: Manifest, observer: Observer) -> Certificate:
+    stated = manifest.certificate
+    total, measured = len(stated.rows) + len(stated.images), itertools.count(1)
+
+    def tell(row: ParityRow | ImageParity) -> None:
+        observer.part(f"after {row.vectors}, {row.precision}", next(measured), total)
+
     graphs = [graph for module in manifest.modules.values() for graph in module.graphs.values()]
     largest = max(graph.weights.bytes if graph.weights else 0 for graph in graphs)
     return measure(
@@ -235,6 +247,7 @@ def _certify(draft: BundleDraft, manifest: Manifest) -> Certificate:
         precisions=("fp32", "fp16"),
         only_profiles=False,
         versions=_versions(),
+        on_result=tell,
     )
 
 

@@ -4,6 +4,7 @@ import torch
 
 from saishiki.export.drawings import draw_pairs
 from saishiki.export.precision import fp32_modules, scan_ranges
+from saishiki.export.progress import Observer
 from saishiki.models import Family, LoadedModel
 from saishiki.runtime.manifest import PrecisionPolicy
 from saishiki.runtime.signature import Profile, multiples_of
@@ -11,7 +12,7 @@ from saishiki.runtime.signature import Profile, multiples_of
 SCAN_PX = 64
 
 
-def precision_policy(model: LoadedModel, family: Family) -> PrecisionPolicy:
+def precision_policy(model: LoadedModel, family: Family, observer: Observer) -> PrecisionPolicy:
     """The policy for the modules that go to fp16; names of submodules carry their module in front."""
     multiples = multiples_of(model.signatures.values())
     chosen = {"batch": 4, "steps": 10} | {
@@ -21,7 +22,8 @@ def precision_policy(model: LoadedModel, family: Family) -> PrecisionPolicy:
     pictures = draw_pairs(sizes["batch"], sizes["height"], sizes["width"], seed=0)
     kept: list[str] = []
     peaks = {}
-    for name, module in model.modules.items():
+    for done, (name, module) in enumerate(model.modules.items()):
+        observer.part(name, done, len(model.modules))
         if name in family.fp32_modules:
             kept.append(name)
             continue

@@ -29,6 +29,10 @@ class Observer(Protocol):
         """A stage begins; the one before it has ended."""
         ...
 
+    def part(self, name: str, done: int, total: int) -> None:
+        """A part of the current stage begins; ``done`` of its ``total`` parts have ended."""
+        ...
+
     def note(self, text: str) -> None:
         """Something that the user should know."""
         ...
@@ -38,6 +42,9 @@ class Silent:
     """Says nothing."""
 
     def stage(self, stage: Stage) -> None:
+        """Ignored."""
+
+    def part(self, name: str, done: int, total: int) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:

@@ -23,12 +23,19 @@ class ProgressBar:
         self._progress = progress
         self._task: TaskID = progress.add_task("export", total=sum(stage.share for stage in STAGES))
         self._current: Stage | None = None
+        self._before = 0.0
 
     def stage(self, stage: Stage) -> None:
         """Completes the stage before and shows the name of this one."""
-        done = self._current.share if self._current else 0.0
-        self._progress.update(self._task, advance=done, description=stage.name)
+        self._before += self._current.share if self._current else 0.0
+        self._progress.update(self._task, completed=self._before, description=stage.name)
         self._current = stage
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Shows the part's name, and the stage's share of those that have ended."""
+        assert self._current is not None, "a part is of a stage"
+        completed = self._before + self._current.share * done / total
+        self._progress.update(self._task, completed=completed, description=f"{self._current.name}: {name}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""

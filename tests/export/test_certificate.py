@@ -247,6 +247,18 @@ def test_record_reference_of_large_pictures_runs_short_and_reduced(source, monke
     assert runs("16x32", thorough=True) == {("fp32", 1, 16, 32, 10), ("fp16", 1, 16, 32, 10)}
 
 
+def test_rounding_of_large_pictures_is_measured_on_small_ones(source, monkeypatch):
+    monkeypatch.setattr(certificate_module, "FULL_RUN_PX", 16 * 16)
+    monkeypatch.setattr(certificate_module, "REDUCED_PX", 8 * 8)
+
+    def error(size, **options):
+        (row,) = (r for r in recorded(source, size, **options).rows if (r.module, r.precision) == ("denoiser", "fp16"))
+        return row.reference_fp16
+
+    assert error("16x32") == error("6x11") != error("16x32", thorough=True)
+    assert error("16x32") == pytest.approx(error("16x32", thorough=True), rel=0.3)
+
+
 def test_record_reference_of_a_module_kept_in_fp32(source):
     expected = recorded(source, "8", kept=("time_projection", "denoiser"))
     assert {(row.module, row.precision) for row in expected.rows} == {("time_projection", "fp32"), ("denoiser", "fp32")}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saishiki.export.bundle_writer import BundleDraft
 from saishiki.export.engines import build_engine, parse_targets
 from saishiki.export.graphs import precisions_of, trace_sizes, write_graphs
+from saishiki.export.progress import Silent
 from saishiki.models.animediffusion import ANIMEDIFFUSION
 from saishiki.runtime.signature import Profile, Signature, TensorSpec, profiles_for
 
@@ -86,7 +87,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def written(model, tmp_path_factory):
     draft = BundleDraft(tmp_path_factory.mktemp("draft"))
-    return draft.path, write_graphs(draft, model, FAMILY, (), ("fp32", "fp16"))
+    return draft.path, write_graphs(draft, model, FAMILY, (), ("fp32", "fp16"), Silent())
 
 
 def inputs_at(**sizes: int) -> dict[str, np.ndarray]:
@@ -147,7 +148,7 @@ def test_graphs_compute_the_same_at_derived_sizes(model, written, name, sizes):
 
 def test_write_graphs_in_one_precision(model, tmp_path):
     alone = replace(model, modules={"alone": model.modules["alone"]})
-    entries = write_graphs(BundleDraft(tmp_path), alone, FAMILY, (), ("fp16",))
+    entries = write_graphs(BundleDraft(tmp_path), alone, FAMILY, (), ("fp16",), Silent())
     assert list(entries["alone"].graphs) == ["fp16"]
     names = [Path(file).name for file in (tmp_path / "onnx").iterdir()]
     assert sorted(names) == ["alone.fp16.onnx", "alone.fp16.onnx.data"]

@@ -86,3 +86,17 @@ def test_trace_writes_what_is_derived_as_one_weight(network):
     weights = weights_of(trace(merged, SIGNATURE, {"batch": 2}))
     first, second = (network.first.weight.detach(), network.second.weight.detach())
     assert (weights["first.weight"].numpy() == (first + first @ second).numpy()).all()
+
+
+def test_trace_transposes_a_weight_when_it_is_read(network):
+    tokens = Signature(
+        (TensorSpec("x", "float32", ("batch", "3", "64")),), (TensorSpec("y", "float32", ("batch", "3", "64")),), {}
+    )
+    model = trace(network, tokens, {"batch": 2})
+    assert "Transpose" not in {node.op_type for node in model.graph}
+    large = [tensor for tensor in weights_of(model).values() if tensor.size == 64 * 64]
+    assert [type(tensor) for tensor in large] == [LazyWeight, LazyWeight]
+    assert (large[0].numpy() == network.first.weight.detach().numpy().T).all()
+    assert large[0].identity == weights_of(trace(network, tokens, {"batch": 2}))[large[0].name].identity
+    half = [tensor for tensor in weights_of(half_graph(model, keep_fp32=())).values() if tensor.size == 64 * 64]
+    assert [tensor.dtype for tensor in half] == [ir.DataType.FLOAT16] * 2

@@ -29,7 +29,9 @@ from saishiki.runtime.signature import Signature, TensorSpec
 stored_tensors.REOPEN_BYTES = 8 * 2**20
 folder, layers, width, load = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 signature = Signature(
-    (TensorSpec("input", "float32", ("batch", str(width))),), (TensorSpec("y", "float32", ("batch", str(width))),), {}
+    (TensorSpec("input", "float32", ("batch", "3", str(width))),),
+    (TensorSpec("y", "float32", ("batch", "3", str(width))),),
+    {},
 )
 
 def network(layers):
@@ -38,7 +40,7 @@ def network(layers):
 
 def export(module):
     with torch.inference_mode(), streamed_weights():
-        inputs = {"input": torch.ones(1, width)}
+        inputs = {"input": torch.ones(1, 3, width)}
         module(**inputs)
         RoundedToHalf(module)(**inputs)
         scan_ranges(module, [inputs])
@@ -76,7 +78,7 @@ def peak():
 options = OnnxRuntimeBackend(device=None, threads=1, lean=sys.argv[4] == "lean")._options()
 before = peak()
 session = onnxruntime.InferenceSession(f"{sys.argv[1]}/half.onnx", options, providers=["CPUExecutionProvider"])
-session.run(None, {"input": np.ones((1, int(sys.argv[3])), np.float32)})
+session.run(None, {"input": np.ones((1, 3, int(sys.argv[3])), np.float32)})
 print(json.dumps(peak() - before))
 """
 

@@ -44,10 +44,13 @@ def test_manifest_holds_only_numbers_that_json_has(smallest_export):
 
 class Recorder:
     def __init__(self):
-        self.stages, self.notes = [], []
+        self.stages, self.notes, self.parts = [], [], []
 
     def stage(self, stage):
         self.stages.append(stage)
+
+    def part(self, name, done, total):
+        self.parts.append((self.stages[-1], name, done, total))
 
     def note(self, text):
         self.notes.append(text)
@@ -56,12 +59,16 @@ class Recorder:
 def test_export_bundle_tells_its_stages_and_notices(smallest_checkpoint, reused_graphs, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from saishiki.export.progress import STAGES
+    from saishiki.export.progress import CERTIFY, GRAPHS, REFERENCE, SCAN, STAGES
 
     path, recorder = tmp_path / "silent.safetensors", Recorder()
     save_file(load_file(smallest_checkpoint), path)
     export_bundle(request_for(path, tmp_path / "new"), recorder)
     assert tuple(recorder.stages) == STAGES
+    graphs = [part for part in recorder.parts if part[0] == GRAPHS]
+    assert graphs == [(GRAPHS, "time_projection", 0, 2), (GRAPHS, "denoiser", 1, 2)]
+    assert {part[0] for part in recorder.parts} == {SCAN, GRAPHS, REFERENCE, CERTIFY}
+    assert all(done <= total for _, _, done, total in recorder.parts)
     assert recorder.notes[0] == "silent.safetensors: animediffusion (custom)"
     assert "assuming the published 4 (say otherwise with --attention-heads)" in recorder.notes[1]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress
 
 from saishiki.export.progress import STAGES
 from saishiki.export.report import ProgressBar, json_of_export, observing, table_of_export
@@ -73,8 +74,6 @@ def test_observing_draws_on_stderr(capsys):
 
 
 def test_progress_bar_adds_up_the_shares():
-    from rich.progress import Progress
-
     progress = Progress(console=Console(file=open("/dev/null", "w")))  # noqa: SIM115
     bar = ProgressBar(progress)
     done = []
@@ -84,3 +83,15 @@ def test_progress_bar_adds_up_the_shares():
     assert done == [sum(stage.share for stage in STAGES[:i]) for i in range(len(STAGES))]
     assert progress.tasks[0].total == sum(stage.share for stage in STAGES) == 100
     assert progress.tasks[0].description == STAGES[-1].name
+
+
+def test_progress_bar_moves_with_the_parts_of_a_stage():
+    progress = Progress(console=Console(file=open("/dev/null", "w")))  # noqa: SIM115
+    bar = ProgressBar(progress)
+    bar.stage(STAGES[0])
+    bar.stage(STAGES[1])
+    bar.part("denoiser", 1, 4)
+    assert progress.tasks[0].completed == STAGES[0].share + STAGES[1].share / 4
+    assert progress.tasks[0].description == f"{STAGES[1].name}: denoiser"
+    bar.stage(STAGES[2])
+    assert progress.tasks[0].completed == STAGES[0].share + STAGES[1].share
