@@ -45,6 +45,7 @@ class Exports:
                     f"1:{declaration.batch}",
                     "--targets",
                     self.targets,
+                    *declaration.options,
                 ),
             )
             self.done[declaration.name] = _opened(declaration, folder / "bundle.saishiki"), figures

@@ -30,7 +30,8 @@ class Encoders:
             return Node(("no reference",), self._no_tokens)
 
         def encode() -> Tensors:
-            tokens = self.modules.call("image_encoder", pixels=clip_pixels(picture.pixels()))["tokens"]
+            pixels = clip_pixels(picture.pixels(), self.modules.image_encoder_side)
+            tokens = self.modules.call("image_encoder", pixels=pixels)["tokens"]
             return {"tokens": tokens[:, 1:]}
 
         return Node(("image_encoder", picture.key), encode)

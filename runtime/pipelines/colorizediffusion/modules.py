@@ -56,6 +56,12 @@ class LazyModules:
         _, count, width = tokens.shape({"batch": 1})
         return count - 1, width
 
+    @property
+    def image_encoder_side(self) -> int:
+        """Height and width of the pictures that the image encoder takes."""
+        (pixels,) = self.bundle.module("image_encoder").signature.inputs
+        return pixels.shape({"batch": 1})[-1]
+
     def check_reference(self) -> None:
         """Raises ``BundleError`` where pictures cannot be encoded."""
         if "image_encoder" not in self:

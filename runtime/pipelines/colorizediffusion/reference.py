@@ -21,12 +21,12 @@ _CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)[:, None, 
 _CLIP_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)[:, None, None]
 
 
-def clip_pixels(rgb: NDArray[np.uint8]) -> Array:
-    """(1, 3, 224, 224) fp32: squashed by the corner-aligned antialiased bicubic, not clamped, normalised as CLIP's.
+def clip_pixels(rgb: NDArray[np.uint8], side: int = CLIP_SIZE_PX) -> Array:
+    """(1, 3, side, side) fp32: squashed by the corner-aligned antialiased bicubic, not clamped, normalised as CLIP's.
 
     rgb: (H, W, 3) uint8 of any size and aspect. Raises ``ImageError`` for anything else.
     """
-    squashed = resize_corner_aligned(_planes(rgb), CLIP_SIZE_PX, CLIP_SIZE_PX)
+    squashed = resize_corner_aligned(_planes(rgb), side, side)
     unit = (squashed + np.float32(1)) / np.float32(2)
     return ((unit - _CLIP_MEAN) / _CLIP_DEVIATION)[None]
 
