@@ -6,8 +6,9 @@
 Weights are random, seeded, and distinct, so sizes and times are those of a trained checkpoint. Measured in processes of
 their own: the whole command (wall seconds, and peak RSS of the process with all its children). Then, of AnimeDiffusion,
 one forward pass at 256x256 of PyTorch eager and of the exported fp32 and fp16 graphs in ONNX Runtime, in turn on the
-same cores; of ColorizeDiffusion (all modules, 512x512 and 768x768) the same command again, with nothing changed, and
-the bound that its memory has to keep. ``--folder`` keeps checkpoint (4.8 GB) and bundle; it must have 40 GB left.
+same cores; of ColorizeDiffusion (all modules, 512x512) the same command again, with nothing changed, and the bound
+that its memory has to keep. The builder of engines is a process of its own, whose peak is also given by itself.
+``--folder`` keeps checkpoint (4.8 GB) and bundle; it must have 40 GB left.
 """
 
 import argparse
@@ -19,22 +20,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from random_weights.colorizediffusion import checkpoint_layout, write_random_checkpoint
+from random_weights.colorizediffusion import write_random_checkpoint
 from reporting import describe_machine, report
 from safetensors.torch import save_file
 
 from saishiki.models import animediffusion
 from saishiki.models.animediffusion import AnimeDiffusion, modules
 from saishiki.models.colorizediffusion import CONFIGS
-from saishiki.models.colorizediffusion.recognition import PARTS
 from saishiki.runtime.backends import open_backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.schedule import linear_betas
@@ -43,7 +44,7 @@ SIZE = 256
 OPTIONS = ("--size", str(SIZE), "--attention-heads", "4")
 ROUNDS = 7
 COLORIZEDIFFUSION = {f"colorizediffusion-{generation}": generation for generation in CONFIGS}
-COLORIZEDIFFUSION_OPTIONS = ("--size", "512", "--size", "768", "--precision", "fp16")
+COLORIZEDIFFUSION_OPTIONS = ("--size", "512", "--precision", "fp16")
 BOUND_PER_BYTE, BOUND_BYTES = 1.6, 1.5e9
 """Peak RSS: so much for every byte that the largest module takes in fp16, and so much besides."""
 RSS_INTERVAL_S = 0.05
@@ -57,20 +58,25 @@ def random_network(seed: int = 0) -> AnimeDiffusion:
     return network
 
 
-def peak_rss_bytes(process: subprocess.Popen[bytes]) -> int:
-    """The largest sum of resident sets over a process and its children, sampled until it ends."""
-    parent, peak = psutil.Process(process.pid), 0
-    while process.poll() is None:
-        peak = max(peak, _rss_of_tree(parent))
-        time.sleep(RSS_INTERVAL_S)
-    return peak
+@dataclass
+class PeakRss:
+    """The largest resident sets in bytes: of a process by itself, of its children, and of all together."""
 
+    alone: int = 0
+    children: int = 0
+    together: int = 0
 
-def _rss_of_tree(parent: psutil.Process) -> int:
-    try:
-        return sum(member.memory_info().rss for member in (parent, *parent.children(recursive=True)))
-    except psutil.NoSuchProcess:
-        return 0
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Samples them until the process ends."""
+        parent = psutil.Process(process.pid)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                self._add(parent.memory_info().rss, sum(c.memory_info().rss for c in parent.children(recursive=True)))
+            time.sleep(RSS_INTERVAL_S)
+
+    def _add(self, alone: int, children: int) -> None:
+        self.alone, self.children = max(self.alone, alone), max(self.children, children)
+        self.together = max(self.together, alone + children)
 
 
 def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequence[str]) -> dict[str, Any]:
@@ -82,8 +88,8 @@ def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequ
     begin = time.perf_counter()
     environ = os.environ | {"SAISHIKI_CACHE": str(cache)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
-    peaks: list[int] = []
-    watcher = threading.Thread(target=lambda: peaks.append(peak_rss_bytes(process)))
+    peak = PeakRss()
+    watcher = threading.Thread(target=peak.watch, args=(process,))
     watcher.start()
     output, words = process.communicate()
     watcher.join()
@@ -93,7 +99,10 @@ def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequ
     printed = json.loads(output)
     return {
         "seconds": round(time.perf_counter() - begin, 1),
-        "peak_rss_gb": round(peaks[0] / 1e9, 2),
+        "peak_rss_gb": round(peak.together / 1e9, 2),
+        "peak_rss_without_builder_gb": round(peak.alone / 1e9, 2),
+        "peak_rss_of_builder_gb": round(peak.children / 1e9, 2),
+        "peak_rss_bound_gb": round(memory_bound_bytes(printed["manifest"]) / 1e9, 2),
         "verdict": printed["verdict"],
         "errors": {
             f"{row['module']} {row['precision']}": row["error"] for row in printed["manifest"]["certificate"]["rows"]
@@ -157,18 +166,14 @@ def measure_colorizediffusion(generation: str, folder: Path, targets: Sequence[s
         measure_export(checkpoint, folder / f"{name}.saishiki", folder / "cache", options=options)
         for name in ("full", "again")
     )
-    bound_gb = round(memory_bound_bytes(generation) / 1e9, 2)
     rerun = {name: again[name] for name in ("seconds", "peak_rss_gb")}
-    return {"options": options, "export": first, "peak_rss_bound_gb": bound_gb, "rerun": rerun}
+    return {"options": options, "export": first, "rerun": rerun}
 
 
-def memory_bound_bytes(generation: str) -> float:
-    """What the peak RSS of an export may be, by the fp16 weights of the largest network of a checkpoint."""
-    layout = checkpoint_layout(CONFIGS[generation], image_encoder=True)
-    largest = max(
-        sum(tensor.nbytes for name, tensor in layout.items() if name.startswith(part))
-        for part in (*PARTS[CONFIGS[generation].generation], "cond_stage_model.")
-    )
+def memory_bound_bytes(manifest: Mapping[str, Any]) -> float:
+    """What the peak RSS of an export may be, by the fp16 weights of its largest module."""
+    graphs = [module["graphs"].get("fp16") for module in manifest["modules"].values()]
+    largest = max(graph["weights"]["bytes"] for graph in graphs if graph and graph["weights"])
     return BOUND_PER_BYTE * largest + BOUND_BYTES
 
 
