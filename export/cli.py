@@ -42,9 +42,8 @@ PIPE_COLUMNS = 140
 @click.option(
     "--size",
     multiple=True,
-    default=["256"],
-    show_default=True,
-    help="Picture size: 256, 256x384 (height x width) or a range 128:256:512; repeatable, one profile each.",
+    help="Picture size: 256, 256x384 (height x width) or a range 128:256:512; repeatable, one profile each "
+    "[the family's own: AnimeDiffusion 256, ColorizeDiffusion 512].",
 )
 @click.option("--batch", default="1", show_default=True, help="Batch size: 1, or a range such as 1:4 or 1:2:4.")
 @click.option("--attention-heads", type=int, help="Attention heads, where the checkpoint does not say.")

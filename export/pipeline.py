@@ -29,7 +29,7 @@ from saishiki.export.engines import (
 from saishiki.export.graphs import write_graphs
 from saishiki.export.precision_policy import precision_policy
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
-from saishiki.export.request import ExportRequest
+from saishiki.export.request import ExportRequest, with_sides
 from saishiki.export.reuse import digest_of_export, finished_bundles, remember, reuse_files
 from saishiki.export.vectors_file import vectors_file
 from saishiki.models import Checkpoint, Family, LoadedModel, read_checkpoint, recognize
@@ -144,7 +144,8 @@ def _load(request: ExportRequest, observer: Observer) -> _Source:
     observer.note(f"{checkpoint.path.name}: {family.name} ({model.variant})")
     for notice in model.notices:
         observer.note(notice)
-    return _Source(checkpoint, family, model, tuple(map(family.complete, request.profiles)))
+    profiles = tuple(family.complete(with_sides(profile, family.side_px)) for profile in request.profiles)
+    return _Source(checkpoint, family, model, profiles)
 
 
 def _check_profiles(signature: Signature, profiles: tuple[Profile, ...]) -> None:

@@ -28,6 +28,7 @@ class ExportRequest:
 
     Args:
         targets: the engines to build besides the ONNX graphs.
+        profiles: over batch, height, width and steps; those without sides are for squares of the family's own size.
         precisions: of the graphs; modules that must stay in fp32 do so in any case.
         thorough: certify runs of all steps at any size, however long that takes.
         keep_failed: write the bundle even where its certificate fails; it is marked, and refuses to load.
@@ -54,14 +55,23 @@ def parse_profiles(sizes: Sequence[str], batch: str) -> tuple[Profile, ...]:
 
     Args:
         sizes: ``256`` (square), ``256x384`` (height x width), or ``128:256:512`` (smallest, tuned for, largest).
+            None at all gives one profile without sides, which :func:`with_sides` adds.
         batch: ``1``, a range ``1:4``, or ``1:2:4``.
 
     Raises ``ValueError`` for a range that does not ascend or a value out of bounds.
     """
-    if not sizes:
-        raise ValueError("expected at least one size, such as 256, got none")
     batches = _range([_whole(part, "batch", batch, MAX_BATCH) for part in batch.split(":")], "batch", batch)
+    if not sizes:
+        return (Profile(*({"batch": b, "steps": s} for b, s in zip(batches, STEPS, strict=True))),)
     return tuple(_profile(size, batches) for size in sizes)
+
+
+def with_sides(profile: Profile, side_px: int) -> Profile:
+    """The profile, for squares of this side where it has no sides of its own."""
+    if "height" in profile.opt:
+        return profile
+    square = {"height": side_px, "width": side_px}
+    return Profile({**profile.min, **square}, {**profile.opt, **square}, {**profile.max, **square})
 
 
 def parse_precision(text: str) -> tuple[Precision, ...]:

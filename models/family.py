@@ -143,6 +143,7 @@ class Family:
         options: the fields of :class:`LoadOptions` that it knows.
         complete: adds to a profile over batch, height, width and steps the other sizes of the modules' signatures, such
             as a number of tokens.
+        side_px: height and width of the pictures that it is exported for where none are asked for.
         fp32_budget: the most that fp32 graphs may be off by, relative (L2), where nothing shows that errors grow.
         recorded_steps: of the runs that a certificate records; None takes the published number.
         least_psnr_db: of their images, for graphs of each precision.
@@ -155,6 +156,7 @@ class Family:
     load: Callable[[Checkpoint, LoadOptions], LoadedModel]
     options: frozenset[str]
     complete: Callable[[Profile], Profile] = nothing_to_add
+    side_px: int = 256
     fp32_budget: float = 2e-5
     recorded_steps: int | None = None
     least_psnr_db: Mapping[Precision, float] = field(default_factory=lambda: {"fp32": 80.0, "fp16": 45.0})

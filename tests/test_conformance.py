@@ -14,6 +14,7 @@ from tests.conformance import FOLDER, Case, cases_of, families
 from tests.conformance_runners import animediffusion
 from tests.conformance_runners.colorizediffusion import bundle as colorizediffusion_bundle
 from tests.conformance_runners.colorizediffusion import network as colorizediffusion
+from tests.conformance_runners.colorizediffusion.tiny_bundles import group_of
 
 Runner = Callable[[Case], Mapping[str, np.ndarray]]
 
@@ -52,11 +53,12 @@ def _needs_bundle(case: Case) -> bool:
     return case.family not in RUNNERS or RUNNERS[case.family].needs_bundle(case)
 
 
-def _parameters(wanted: Callable[[Case], bool] = lambda case: True) -> list:
+def _parameters(wanted: Callable[[Case], bool] = lambda case: True, *, exported: bool = False) -> list:
     parameters = []
     for family in families():
         cases = [case for case in cases_of(family) if wanted(case)]
-        parameters += [pytest.param(family, case, id=f"{family}-{case.name}") for case in cases]
+        marks = (pytest.mark.slow, group_of(family)) if exported and family in RUNNERS else ()
+        parameters += [pytest.param(family, case, id=f"{family}-{case.name}", marks=marks) for case in cases]
         if not cases:
             parameters.append(pytest.param(family, None, id=f"{family}-absent"))
     return parameters
@@ -81,7 +83,7 @@ def test_network(family: str, case: Case) -> None:
     _run(_runners_of(family, case).network, case)
 
 
-@pytest.mark.parametrize(("family", "case"), _parameters(_needs_bundle))
+@pytest.mark.parametrize(("family", "case"), _parameters(_needs_bundle, exported=True))
 def test_exported_onnx(family: str, case: Case) -> None:
     runners = _runners_of(family, case)
     if runners.bundle is None:

@@ -26,6 +26,8 @@ from saishiki.runtime.signature import Array, Profile, Signature
 
 SAMPLER = SamplerDefaults(name="diffuser_dpm", steps=20, eta=0.0, start="noise")
 RECORDED_STEPS = 4
+SIDE_PX = 512
+"""The published tool's default."""
 FP32_BUDGET = 2e-4
 """ONNX Runtime's norms lose digits where a picture is flat: its VAE encoder is 30 times further off than PyTorch's."""
 STREAMED_BYTES = 2**30
@@ -137,6 +139,7 @@ def _family(generation: Generation) -> Family:
         matches=_matches(generation),
         load=_load,
         complete=_complete(generation),
+        side_px=SIDE_PX,
         fp32_budget=FP32_BUDGET,
         recorded_steps=RECORDED_STEPS,
         least_psnr_db={"fp32": 50.0, "fp16": 38.0},

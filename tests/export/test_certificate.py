@@ -14,15 +14,10 @@ from onnx.external_data_helper import load_external_data_for_model
 from torch import nn
 
 from saishiki.export import CertificateFailed, export_bundle
-from saishiki.export import certificate as certificate_module
-from saishiki.export.certificate import (
-    FP16_FLOOR,
-    _budget,
-    _least_psnr,
-    _outputs_of,
-    _rounded_error,
-    record_reference,
-)
+from saishiki.export.certificate import record_reference
+from saishiki.export.certificate import sizes as sizes_module
+from saishiki.export.certificate.budgets import FP16_FLOOR, budget_of, least_psnr
+from saishiki.export.certificate.modules import outputs_of, rounded_error
 from saishiki.models import LoadOptions, read_checkpoint, recognize
 from saishiki.models.animediffusion import Denoiser
 from saishiki.runtime import schedule
@@ -191,7 +186,7 @@ def test_an_unchanged_graph_passes_when_measured_again(smallest_export, smallest
     ],
 )
 def test_budget(precision, rounded, expected):
-    assert _budget(precision, rounded, fp32=FP32_BUDGET) == pytest.approx(expected)
+    assert budget_of(precision, rounded, fp32=FP32_BUDGET) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +200,7 @@ def test_budget(precision, rounded, expected):
     ],
 )
 def test_least_psnr(precision, rounded, expected):
-    assert _least_psnr(precision, rounded, LEAST_PSNR_DB) == pytest.approx(expected)
+    assert least_psnr(precision, rounded, LEAST_PSNR_DB) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +230,8 @@ def test_record_reference_probes_every_corner(source):
 
 
 def test_record_reference_of_large_pictures_runs_short_and_reduced(source, monkeypatch):
-    monkeypatch.setattr(certificate_module, "FULL_RUN_PX", 16 * 16)
-    monkeypatch.setattr(certificate_module, "REDUCED_PX", 8 * 8)
+    monkeypatch.setattr(sizes_module, "FULL_RUN_PX", 16 * 16)
+    monkeypatch.setattr(sizes_module, "REDUCED_PX", 8 * 8)
 
     def runs(size, **options):
         images = recorded(source, size, **options).images
@@ -248,8 +243,8 @@ def test_record_reference_of_large_pictures_runs_short_and_reduced(source, monke
 
 
 def test_rounding_of_large_pictures_is_measured_on_small_ones(source, monkeypatch):
-    monkeypatch.setattr(certificate_module, "FULL_RUN_PX", 16 * 16)
-    monkeypatch.setattr(certificate_module, "REDUCED_PX", 8 * 8)
+    monkeypatch.setattr(sizes_module, "FULL_RUN_PX", 16 * 16)
+    monkeypatch.setattr(sizes_module, "REDUCED_PX", 8 * 8)
 
     def error(size, **options):
         (row,) = (r for r in recorded(source, size, **options).rows if (r.module, r.precision) == ("denoiser", "fp16"))
@@ -283,9 +278,9 @@ class TwoOutputs(nn.Module):
 
 def test_outputs_of_one_and_of_several():
     x = torch.arange(3.0)
-    first, second = _outputs_of(TwoOutputs(5.0), {"x": x})
+    first, second = outputs_of(TwoOutputs(5.0), {"x": x})
     assert (first.tolist(), second.tolist()) == ([0, 2, 4], [0, 5, 10])
-    (only,) = _outputs_of(nn.ReLU(), {"input": x})
+    (only,) = outputs_of(nn.ReLU(), {"input": x})
     assert only.tolist() == [0, 1, 2]
 
 
@@ -293,7 +288,7 @@ def test_outputs_of_one_and_of_several():
 def test_rounded_error_is_the_largest_of_all_outputs(second, largest):
     inputs = {"x": torch.ones(4)}
     module = TwoOutputs(second)
-    error = _rounded_error(module, (), inputs, _outputs_of(module, inputs))
+    error = rounded_error(module, (), inputs, outputs_of(module, inputs))
     assert error == pytest.approx(largest, rel=1e-3, nan_ok=True)
 
 

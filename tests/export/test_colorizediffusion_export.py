@@ -1,4 +1,4 @@
-"""The tiny v2 checkpoint as a user exports it: certified graphs with shared weights, engines, a quick rerun."""
+"""The tiny v2 checkpoint, exported: certified graphs with shared weights, engines, a quick rerun."""
 
 import time
 from dataclasses import replace
@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
-from saishiki.export import ExportRequest, export_bundle, parse_profiles
+from saishiki.export import export_bundle, parse_profiles
 from saishiki.export.engines import build_engine, parse_targets
-from saishiki.models import FAMILIES, LoadOptions
+from saishiki.models import FAMILIES
 from saishiki.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.parity import measure
 from tests.conformance import FOLDER
+from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, bundle_of, group_of, request_of
 
 CHECKPOINT = FOLDER / "colorizediffusion-v2" / "tiny.safetensors"
 HAS_BUILDER = find_spec("tensorrt_rtx") is not None
@@ -30,35 +31,23 @@ MODULES = (
     "context_projector_bg",
     "style_projector",
     "warp_projector",
-    "denoiser_vanilla_reference",
-    "denoiser_split_fg_bg_warp_reference",
+    "denoiser_vanilla_both",
+    "denoiser_split_fg_bg_warp_both",
+    "denoiser_split_fg_bg_warp_merge_both",
     "vae_decoder",
 )
-DENOISERS = ("denoiser_vanilla_reference", "denoiser_split_fg_bg_warp_reference")
+DENOISERS = tuple(name for name in MODULES if name.startswith("denoiser"))
 
 pytestmark = [
     pytest.mark.slow,
+    group_of("colorizediffusion-v2"),
     pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"needs {CHECKPOINT}; set SAISHIKI_CONFORMANCE to its folder"),
 ]
 
 
 @pytest.fixture(scope="module")
-def request_of_v2(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("v2")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SAISHIKI_CACHE", str(folder / "cache"))
-        yield ExportRequest(
-            checkpoint=CHECKPOINT,
-            output=folder / "v2.saishiki",
-            targets=(),
-            profiles=parse_profiles(["128x192", "192x128"], "1:2"),
-            load=LoadOptions(prediction="v"),
-        )
-
-
-@pytest.fixture(scope="module")
-def exported(request_of_v2):
-    return export_bundle(request_of_v2)
+def exported():
+    return bundle_of(*ALSO_HALF)
 
 
 def test_the_certificate_covers_every_module_and_mode(exported):
@@ -72,15 +61,15 @@ def test_the_certificate_covers_every_module_and_mode(exported):
 
 
 def test_the_manifest_says_what_was_exported(exported):
-    manifest = Bundle.open(exported.bundle).manifest
+    manifest = exported.manifest
     assert (manifest.family, manifest.prediction) == ("colorizediffusion-v2", "v")
     assert (manifest.sampler.name, manifest.sampler.steps) == ("diffuser_dpm", 20)
     said = {name: manifest.config[name] for name in ("generation", "modes", "guidance", "merge", "without_hoists")}
     assert said == {
         "generation": "v2",
         "modes": ["vanilla", "style", "background", "full"],
-        "guidance": ["reference"],
-        "merge": False,
+        "guidance": ["both"],
+        "merge": True,
         "without_hoists": [],
     }
 
@@ -91,8 +80,8 @@ def test_denoisers_share_their_weights(exported):
         files = {modules[name].graphs[precision].weights.path for name in DENOISERS}
         assert len(files) == 1
         (path,) = files
-        stored = (exported.bundle / path).stat().st_size
-        separately = sum(_weights_bytes(exported.bundle / modules[n].graphs[precision].graph.path) for n in DENOISERS)
+        stored = (exported.path / path).stat().st_size
+        separately = sum(_weights_bytes(exported.path / modules[n].graphs[precision].graph.path) for n in DENOISERS)
         assert stored < 0.75 * separately
 
 
@@ -111,7 +100,7 @@ def test_an_engine_for_every_module(exported, name, tmp_path):
     profiles = tuple(map(family.complete, parse_profiles(["512x512", "512x768"], "1")))
     (target,) = parse_targets("rtx", (89,))
     entry = manifest.modules[name]
-    graph = exported.bundle / entry.graphs[entry.closest("fp16")].graph.path
+    graph = exported.path / entry.graphs[entry.closest("fp16")].graph.path
     output = tmp_path / "engine"
     report = build_engine(graph, signature=entry.signature, profiles=profiles, target=target, output=output)
     assert output.stat().st_size > 0 < report.layers
@@ -127,17 +116,17 @@ def _attentions(model):
     return sum(node.op_type == "Attention" for node in inlined)
 
 
-def test_a_rerun_with_nothing_changed_reuses_the_bundle(exported, request_of_v2):
+def test_a_rerun_with_nothing_changed_reuses_the_bundle(exported, tmp_path):
     begin = time.monotonic()
-    again = export_bundle(replace(request_of_v2, overwrite=True))
+    again = export_bundle(replace(request_of(*ALSO_HALF), output=tmp_path / "again.saishiki"))
     assert time.monotonic() - begin < 30
-    assert again.manifest.modules == Bundle.open(exported.bundle).manifest.modules
+    assert again.bundle == tmp_path / "again.saishiki"
+    assert again.manifest.modules == exported.manifest.modules
 
 
 def test_swapped_prediction_turns_the_certificate_red(exported):
     """The same graphs and vectors, told that the network predicts noise."""
-    bundle = Bundle.open(exported.bundle)
-    changed = Bundle(bundle.path, replace(bundle.manifest, prediction="eps"))
+    changed = Bundle(exported.path, replace(exported.manifest, prediction="eps"))
     backend = OnnxRuntimeBackend(device=None, threads=1)
     certificate = measure(changed, backend, precisions=("fp32",), only_profiles=False, versions={})
     assert certificate.verdict == "failed"

@@ -1,7 +1,8 @@
 import pytest
 
 from saishiki.export import parse_profiles
-from saishiki.export.request import parse_precision
+from saishiki.export.request import parse_precision, with_sides
+from saishiki.models import FAMILIES
 
 
 def points(profile):
@@ -69,9 +70,18 @@ def test_parse_profiles_bad_batch(batch, message):
         parse_profiles(["256"], batch)
 
 
-def test_parse_profiles_no_size():
-    with pytest.raises(ValueError, match="expected at least one size, such as 256, got none"):
-        parse_profiles([], "1")
+def test_a_profile_without_a_size_takes_the_familys():
+    (profile,) = parse_profiles([], "1:2:4")
+    assert profile.opt == {"batch": 2, "steps": 10}
+    sized = with_sides(profile, 512)
+    assert (sized,) == parse_profiles(["512"], "1:2:4")
+    assert with_sides(sized, 256) is sized
+    assert {family.name: family.side_px for family in FAMILIES} == {
+        "animediffusion": 256,
+        "colorizediffusion-v1": 512,
+        "colorizediffusion-v1.5": 512,
+        "colorizediffusion-v2": 512,
+    }
 
 
 @pytest.mark.parametrize(("text", "expected"), [("both", ("fp32", "fp16")), ("fp16", ("fp16",)), ("fp32", ("fp32",))])

@@ -1,9 +1,11 @@
 import hashlib
+import os
 
 import numpy as np
 import pytest
 
 from saishiki.runtime import Bundle, BundleError, Colorizer
+from saishiki.runtime import bundle as bundle_module
 from saishiki.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from saishiki.runtime.bundle import file_entry, sha256_of_file
 from saishiki.runtime.schedule import BUFFERS
@@ -92,6 +94,20 @@ def test_flipped_byte_in_the_manifest(bundle_copy):
     path.write_bytes(path.read_bytes().replace(b"{", b"s", 1))
     with pytest.raises(BundleError, match=r"manifest.json: not a valid manifest \(.*\); export the checkpoint again"):
         Bundle.open(bundle_copy)
+
+
+def test_a_file_is_read_once_to_check_it_and_again_after_a_change(bundle_copy, monkeypatch):
+    bundle, read = Bundle.open(bundle_copy), []
+    monkeypatch.setattr(bundle_module, "sha256_of_file", lambda path: read.append(path.name) or sha256_of_file(path))
+    entry = bundle.manifest.schedule
+    assert bundle.file(entry) == bundle.file(entry) == bundle_copy / entry.path
+    assert read == ["schedule.safetensors"]
+    flip_byte(bundle_copy / entry.path)
+    os.utime(bundle_copy / entry.path, ns=(0, 0))  # the clock of files may stand still for some milliseconds
+    for _ in range(2):
+        with pytest.raises(BundleError, match=r"schedule.safetensors is damaged"):
+            bundle.file(entry)
+    assert len(read) == 3
 
 
 def test_flipped_byte_in_a_hash(bundle_copy):

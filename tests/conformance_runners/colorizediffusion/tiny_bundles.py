@@ -1,4 +1,4 @@
-"""The tiny ColorizeDiffusion checkpoints as fp32 bundles, and the runtime's pipeline on them.
+"""The tiny ColorizeDiffusion checkpoints as bundles, and the runtime's pipeline on them.
 
 One bundle per generation is exported with guidance by reference and sketch: its denoisers give the rows of every other
 guidance too, so that cases of those need no denoiser of their own (:class:`RowsOfBoth`).
@@ -11,12 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.models import LoadOptions
 from saishiki.runtime.backends import open_backend
 from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.manifest import Precision
 from saishiki.runtime.pipelines.colorizediffusion import (
     GENERATIONS,
     MODES,
@@ -47,23 +49,36 @@ EXPORTED: Mapping[tuple[Generation, str], LoadOptions] = {
 }
 """What is exported of each generation: foreground modes without guidance only, since no case guides them."""
 
+ALSO_HALF = ("v2", "main")
+"""The bundle that has fp16 graphs too: exports, engines and fp16 runs are tested on it."""
+
 KEPT: Mapping[Guidance, tuple[int, ...]] = {"none": (0,), "reference": (0, 1), "sketch": (0, 2), "both": (0, 1, 2)}
 """Of the three slots, those that a guidance has."""
 
 
+def group_of(family: str) -> pytest.MarkDecorator:
+    """Of the tests that share a family's bundles."""
+    return pytest.mark.xdist_group(f"exported {family}")
+
+
 @cache
-def bundle_of(generation: Generation, part: str) -> Bundle:
-    """A part of the tiny checkpoint's modules, exported in fp32 by this process."""
+def request_of(generation: Generation, part: str) -> ExportRequest:
+    """How a part of the tiny checkpoint's modules is exported."""
     folder = Path(tempfile.mkdtemp(prefix="saishiki-conformance-"))
-    request = ExportRequest(
+    return ExportRequest(
         checkpoint=FOLDER / f"colorizediffusion-{generation}" / "tiny.safetensors",
         output=folder / f"{generation}-{part}.saishiki",
         targets=(),
         profiles=parse_profiles(["128:128:192"], "1:2"),
         load=EXPORTED[generation, part],
-        precisions=("fp32",),
+        precisions=("fp32", "fp16") if (generation, part) == ALSO_HALF else ("fp32",),
     )
-    return Bundle.open(export_bundle(request).bundle)
+
+
+@cache
+def bundle_of(generation: Generation, part: str) -> Bundle:
+    """The part, exported by this process."""
+    return Bundle.open(export_bundle(request_of(generation, part)).bundle)
 
 
 def generation_of(case: Case) -> Generation:
@@ -109,11 +124,13 @@ def _for_both(name: str) -> tuple[str, Guidance | None]:
 
 
 @cache
-def pipeline_of(generation: Generation, part: str = "main", prediction: str = "v") -> ColorizeDiffusionPipeline:
+def pipeline_of(
+    generation: Generation, part: str = "main", prediction: str = "v", precision: Precision = "fp32"
+) -> ColorizeDiffusionPipeline:
     """The runtime's pipeline on a bundle, which is told what the network predicts: the cases are of both kinds."""
     bundle = bundle_of(generation, part)
     told = Bundle(bundle.path, replace(bundle.manifest, prediction=prediction))  # type: ignore[arg-type]
     tables = told.schedule_tables("alphas_cumprod")
     backend = open_backend(told, "onnxruntime", device="cpu")
     modules = LazyModules if part == "foreground" else ModulesForAnyGuidance
-    return ColorizeDiffusionPipeline(modules(told, backend, "fp32"), tables["alphas_cumprod"])
+    return ColorizeDiffusionPipeline(modules(told, backend, precision), tables["alphas_cumprod"])
