@@ -4,7 +4,8 @@
 
 Traces the full-size denoiser without its weights, once for every saving and size, and counts operations and bytes of
 the ONNX graphs; half an hour on two cores that have nothing else to do. ``--output`` is written after every case and
-keeps those that it holds already, so that the rest can be counted later.
+keeps those that it holds already, so that the rest can be counted later. ``--readme RESULT`` counts nothing: it puts
+the figures of such a file into the project's README.
 
 Guidance is that of the reference: two rows per picture. Columns: GFLOP of convolutions, matrix products and attention;
 GB that an engine in fp16 must move if each layer reads and writes once (see ``graph_roofline/layers.py``); and what of
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from hoist_work.counting import eager_gflop, give_weights, step_work
 from hoist_work.ladder import RUNGS, ladder
+from hoist_work.readme import rewrite_readme
 from reporting import describe_machine
 
 from saishiki.models.colorizediffusion import CONFIGS, ColorizeDiffusionConfig, UNet
@@ -122,7 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", type=parse_case, action="append", metavar="GENERATION/MODE")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES_PX, metavar="PX")
     parser.add_argument("--output", type=Path, metavar="FILE")
+    parser.add_argument("--readme", type=Path, metavar="RESULT", help="put its figures into the README, and end")
     given = parser.parse_args(arguments)
+    if given.readme:
+        rewrite_readme(json.loads(given.readme.read_text()))
+        return
     if wrong := [size for size in given.sizes if size < 64 or size % 64]:
         parser.error(f"expected sizes that are multiples of 64, got {wrong[0]}")
     run(given)

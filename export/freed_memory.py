@@ -1,6 +1,7 @@
-"""What an export asks of the C library: that a weight's memory goes back once the weight has been used."""
+"""What an export asks of the C library: that memory goes back once what it held has been used."""
 
 import ctypes
+import gc
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -14,6 +15,18 @@ def return_freed_memory() -> None:
     By default it comes to keep blocks of up to 32 MB, between which small live objects then scatter: a network that is
     read one weight at a time leaves gigabytes behind. Other C libraries are left as they are.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if (libc := _glibc()) is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+
+
+def return_garbage() -> None:
+    """Frees what nothing refers to any more, and gives the system what is free between live objects too."""
+    gc.collect()
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -26,6 +26,7 @@ from saishiki.export.engines import (
     hash_of_key,
     installed_builder,
 )
+from saishiki.export.freed_memory import return_garbage
 from saishiki.export.graphs import write_graphs
 from saishiki.export.precision_policy import precision_policy
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
@@ -163,6 +164,8 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
     modules = write_graphs(draft, source.model, source.family, policy.fp32_modules, request.precisions, observer)
     save_file(dict(source.model.schedule), draft.path / "schedule.safetensors")
 
+    return_garbage()
+
     observer.stage(REFERENCE)
     with vectors_file(draft.path / "parity.safetensors") as vectors, streamed_weights():
         expected = record_reference(
@@ -175,6 +178,8 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
             vectors=vectors,
             observer=observer,
         )
+
+    return_garbage()
 
     observer.stage(ENGINES)
     reused = 0

@@ -40,12 +40,12 @@ def stream_strictly(module: nn.Module, checkpoint: Checkpoint) -> None:
     Raises one ``CheckpointError`` that names every kind of disagreement.
     """
     check_fit(checkpoint, module.state_dict())
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    buffers = {name for name, _ in module.named_buffers()}
     stored = checkpoint.tensors
     if not isinstance(stored, StoredTensors):
         raise TypeError(f"{checkpoint.path}: expected tensors that are still in a file, got {type(stored).__name__}")
     module.load_state_dict(
-        {key: stored_parameter(stored.entries[key]) if key in parameters else fp32(stored[key]) for key in stored},
+        {key: fp32(stored[key]) if key in buffers else stored_parameter(stored.entries[key]) for key in stored},
         assign=True,
     )
 

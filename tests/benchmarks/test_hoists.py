@@ -13,6 +13,7 @@ from graph_roofline.sized_graph import SizedNode, SizedTensor
 from hoist_work.counting import StepWork, at_sizes, eager_gflop, give_weights, step_work
 from hoist_work.ladder import RUNGS, hoists_of, ladder
 from hoist_work.published import PublishedStep
+from hoist_work.readme import README, table, with_figures
 from random_weights.colorizediffusion import tiny_config
 from roofline import Work
 from torch.utils.flop_counter import FlopCounterMode
@@ -156,6 +157,13 @@ def test_stored_counts_are_of_the_published_step(counted: Any, full_size: dict[s
     for (generation, mode, size_px), gflop in counted.items():
         expected = published_gflop(full_size[generation], mode, "reference", size_px)
         assert gflop["published"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_readme_shows_the_stored_counts() -> None:
+    text, result = README.read_text(), json.loads(RESULT.read_text())
+    assert "<!-- figures of hoists.py -->" in text
+    assert with_figures(text, result) == text, f"python benchmarks/hoists.py --readme {RESULT}"
+    assert "2029.9" in table(result)
 
 
 def test_stored_rungs_never_compute_more_than_the_one_before(counted: Any) -> None:

@@ -10,6 +10,7 @@ from saishiki.models.colorizediffusion import CONFIGS, ImageEncoderConfig, VAECo
 from saishiki.models.colorizediffusion.dimensions import UNET
 from saishiki.models.colorizediffusion.loading import config_from_checkpoint, load
 from saishiki.models.colorizediffusion.network import ColorizeDiffusion
+from saishiki.models.streaming import value_of
 from tests.conformance import FOLDER
 from tests.models.colorizediffusion.small import (
     GENERATIONS,
@@ -32,9 +33,15 @@ def test_load_gives_the_saved_weights(checkpoint_of, generation, stream):
     loaded = load(checkpoint, OPTIONS, stream=stream)
     assert loaded.network.config == config
     assert not loaded.network.training
-    if not stream:
-        want = small_network(config).state_dict()
-        assert all(torch.equal(tensor, want[key]) for key, tensor in loaded.network.state_dict().items())
+    want = small_network(config)
+    if stream:
+        weights = dict(loaded.network.named_parameters())
+        assert {weight.device.type for weight in weights.values()} == {"meta"}
+        assert all(torch.equal(value_of(weights[name]), weight) for name, weight in want.named_parameters())
+        assert all(torch.equal(loaded.network.get_buffer(name), buffer) for name, buffer in want.named_buffers())
+    else:
+        state = want.state_dict()
+        assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.network.state_dict().items())
     assert loaded.notices[0].startswith(f"recognised as ColorizeDiffusion {generation} by ")
     assert loaded.notices[1:] == ("the image encoder is the one in the checkpoint",)
 

@@ -1,0 +1,39 @@
+"""The counted operations in the project's README, between marks."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kernel_bench.readme import markdown
+
+from hoist_work.ladder import RUNGS
+
+README = Path(__file__).parents[2] / "README.md"
+SIZE_PX = 512
+_MARKED = re.compile(r"(<!-- figures of hoists\.py -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+Result = Mapping[str, Any]
+
+
+def with_figures(text: str, result: Result) -> str:
+    """The README's text with the result's figures between the marks."""
+    return _MARKED.sub(lambda found: found[1] + table(result) + found[2], text)
+
+
+def rewrite_readme(result: Result) -> None:
+    """Puts the result's figures into the README."""
+    README.write_text(with_figures(README.read_text(), result))
+
+
+def table(result: Result) -> str:
+    """GFLOP of a step by rung, a column for each generation and mode; empty where a rung changes nothing there."""
+    cases = [case for case in result["cases"] if case["size_px"] == SIZE_PX]
+    rungs = [{row["rung"]: row for row in case["rows"]} for case in cases]
+    body = [
+        [f"`{rung}`", what, *(f"{rows[rung]['matrix_gflop']:.1f}" if rung in rows else "" for rows in rungs)]
+        for rung, what in RUNGS.items()
+    ]
+    left = [f"{case['rows'][-1]['percent_of_published']:.1f} %" for case in cases]
+    header = ["", "what no longer runs in every step", *(f"{case['generation']} {case['mode']}" for case in cases)]
+    return markdown(header, [*body, ["", "left of the published step", *left]])
