@@ -1,6 +1,6 @@
 """The bundles that are benchmarked, one declaration each, and on what; a model family joins by adding its own.
 
-``FULL`` are measured, ``SMOKE`` are tiny and show that all of it works: one for each family in both.
+``FULL`` are measured, ``SMOKE`` are tiny and show that all of it works: every family is in both.
 """
 
 import json

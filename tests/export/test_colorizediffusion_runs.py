@@ -54,7 +54,7 @@ def images_of_both(precision, **options):
 
 
 @pytest.mark.parametrize("precision", LEAST_PSNR_DB)
-@pytest.mark.parametrize(("sampler", "mode", "guidance"), combinations())
+@pytest.mark.parametrize(("sampler", "mode", "guidance"), tuple(combinations()))
 def test_the_image_is_the_published_one(sampler, mode, guidance, precision):
     got, want = images_of_both(precision, sampler=sampler, mode=mode, **scales_of(guidance))
     assert np.ptp(want) > 0.5, "a picture of nothing shows nothing"
