@@ -68,20 +68,30 @@ def _lazy_weight(parameter: nn.Parameter) -> LazyWeight:
 
 
 def fold_transposes(model: ir.Model) -> None:
-    """Replaces every transpose of a lazy weight by a lazy weight; folded by the exporter it would stay in memory."""
+    """Replaces every transpose of a lazy weight by a lazy weight; folded by the exporter it would stay in memory.
+
+    What is transposed twice becomes one weight, so that equal products with it can be told to be equal.
+    """
     initializers = model.graph.initializers
+    known: dict[Hashable, ir.Value] = {}
     for node in [node for node in model.graph if node.op_type == "Transpose"]:
         (operand,) = node.inputs
         if operand is not None and isinstance(operand.const_value, LazyWeight):
-            folded = _transposed(operand.const_value, node)
+            weight = _transposed(operand.const_value, node)
+            folded = known.setdefault(weight.identity, _value_of(weight))
             ir.convenience.replace_all_uses_with(node.outputs[0], folded)
             model.graph.remove(node, safe=True)
-            initializers.add(folded)
+    for folded in known.values():
+        initializers.add(folded)
     for name in [name for name, value in initializers.items() if not value.uses() and not value.is_graph_output()]:
         del initializers[name]
 
 
-def _transposed(weight: LazyWeight, node: ir.Node) -> ir.Value:
+def _value_of(weight: LazyWeight) -> ir.Value:
+    return ir.Value(name=weight.name, shape=weight.shape, type=ir.TensorType(weight.dtype), const_value=weight)
+
+
+def _transposed(weight: LazyWeight, node: ir.Node) -> LazyWeight:
     axes = tuple(node.attributes.get_ints("perm", range(len(weight.shape))[::-1]))
 
     def read() -> ir.TensorProtocol:
@@ -90,7 +100,7 @@ def _transposed(weight: LazyWeight, node: ir.Node) -> ir.Value:
     shape = ir.Shape(weight.shape[axis] for axis in axes)
     folded = LazyWeight(read, weight.dtype, shape, identity=("transposed", axes, weight.identity))
     folded.name = node.outputs[0].name
-    return ir.Value(name=folded.name, shape=shape, type=ir.TensorType(folded.dtype), const_value=folded)
+    return folded
 
 
 def half_weight(weight: ir.TensorProtocol) -> LazyWeight:

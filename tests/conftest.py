@@ -6,9 +6,11 @@ every network brings along.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,20 +20,36 @@ if driver_problem() is not None:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)
+SHARING = re.compile(
+    r"tests/test_conformance\.py::test_exported_onnx\[(?P<family>colorizediffusion-v[\d.]+)-"
+    r"|tests/export/test_colorizediffusion_(?:export|runs)\.py::"
+)
+"""Tests of several files, or of a part of one, that share an expensive export."""
+
+
+def group_of(nodeid: str) -> str:
+    """What tests of the same group share is prepared once: a group is a file but where :data:`SHARING` finds more."""
+    if found := SHARING.match(nodeid):
+        return f"exported {found['family'] or 'colorizediffusion-v2'}"
+    return nodeid.partition("::")[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes take tests by groups, each a file's or a mark's ``xdist_group``; slow groups come first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    slow = {_group_of(item) for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: _group_of(item) not in slow)
+    """Groups with slow tests come first."""
+    slow = {group_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: group_of(item.nodeid) not in slow)
 
 
-def _group_of(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    assert mark is not None
-    return str(mark.args[0])
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes each take a group of tests at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LoadGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return LoadGroups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

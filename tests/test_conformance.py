@@ -14,7 +14,6 @@ from tests.conformance import FOLDER, Case, cases_of, families
 from tests.conformance_runners import animediffusion
 from tests.conformance_runners.colorizediffusion import bundle as colorizediffusion_bundle
 from tests.conformance_runners.colorizediffusion import network as colorizediffusion
-from tests.conformance_runners.colorizediffusion.tiny_bundles import group_of
 
 Runner = Callable[[Case], Mapping[str, np.ndarray]]
 
@@ -57,7 +56,7 @@ def _parameters(wanted: Callable[[Case], bool] = lambda case: True, *, exported:
     parameters = []
     for family in families():
         cases = [case for case in cases_of(family) if wanted(case)]
-        marks = (pytest.mark.slow, group_of(family)) if exported and family in RUNNERS else ()
+        marks = (pytest.mark.slow,) if exported and family in RUNNERS else ()
         parameters += [pytest.param(family, case, id=f"{family}-{case.name}", marks=marks) for case in cases]
         if not cases:
             parameters.append(pytest.param(family, None, id=f"{family}-absent"))

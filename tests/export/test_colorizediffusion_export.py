@@ -15,7 +15,7 @@ from saishiki.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.parity import measure
 from tests.conformance import FOLDER
-from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, bundle_of, group_of, request_of
+from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, bundle_of, request_of
 
 CHECKPOINT = FOLDER / "colorizediffusion-v2" / "tiny.safetensors"
 HAS_BUILDER = find_spec("tensorrt_rtx") is not None
@@ -40,7 +40,6 @@ DENOISERS = tuple(name for name in MODULES if name.startswith("denoiser"))
 
 pytestmark = [
     pytest.mark.slow,
-    group_of("colorizediffusion-v2"),
     pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"needs {CHECKPOINT}; set SAISHIKI_CONFORMANCE to its folder"),
 ]
 

@@ -16,7 +16,7 @@ from saishiki.runtime.parity import psnr_db
 from saishiki.runtime.pipelines.colorizediffusion import GUIDANCES
 from saishiki.runtime.samplers import SAMPLERS
 from tests.conformance import FOLDER
-from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, group_of, pipeline_of
+from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, pipeline_of
 from tests.runtime.pipelines.colorizediffusion.published import network_of
 from tests.runtime.pipelines.colorizediffusion.published_runs import arrays, latents_of_both, scales_of
 
@@ -27,7 +27,6 @@ STEPS = 4
 
 pytestmark = [
     pytest.mark.slow,
-    group_of("colorizediffusion-v2"),
     pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"needs {CHECKPOINT}; set SAISHIKI_CONFORMANCE to its folder"),
 ]
 

@@ -16,6 +16,9 @@ from saishiki.runtime.signature import Signature, TensorSpec
 SIGNATURE = Signature(
     (TensorSpec("x", "float32", ("batch", "64")),), (TensorSpec("y", "float32", ("batch", "64")),), {}
 )
+TOKENS = Signature(
+    (TensorSpec("x", "float32", ("batch", "3", "64")),), (TensorSpec("y", "float32", ("batch", "3", "64")),), {}
+)
 
 
 class Network(nn.Module):
@@ -89,14 +92,26 @@ def test_trace_writes_what_is_derived_as_one_weight(network):
 
 
 def test_trace_transposes_a_weight_when_it_is_read(network):
-    tokens = Signature(
-        (TensorSpec("x", "float32", ("batch", "3", "64")),), (TensorSpec("y", "float32", ("batch", "3", "64")),), {}
-    )
-    model = trace(network, tokens, {"batch": 2})
+    model = trace(network, TOKENS, {"batch": 2})
     assert "Transpose" not in {node.op_type for node in model.graph}
     large = [tensor for tensor in weights_of(model).values() if tensor.size == 64 * 64]
     assert [type(tensor) for tensor in large] == [LazyWeight, LazyWeight]
     assert (large[0].numpy() == network.first.weight.detach().numpy().T).all()
-    assert large[0].identity == weights_of(trace(network, tokens, {"batch": 2}))[large[0].name].identity
+    assert large[0].identity == weights_of(trace(network, TOKENS, {"batch": 2}))[large[0].name].identity
     half = [tensor for tensor in weights_of(half_graph(model, keep_fp32=())).values() if tensor.size == 64 * 64]
     assert [tensor.dtype for tensor in half] == [ir.DataType.FLOAT16] * 2
+
+
+class Twice(nn.Module):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(x).relu()
+
+
+def test_trace_computes_a_product_once(network):
+    model = trace(Twice(network.first), TOKENS, {"batch": 2})
+    assert [node.op_type for node in model.graph].count("MatMul") == 1
+    assert len(weights_of(model)) == 2

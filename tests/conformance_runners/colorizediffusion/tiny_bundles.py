@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.models import LoadOptions
@@ -54,11 +53,6 @@ ALSO_HALF = ("v2", "main")
 
 KEPT: Mapping[Guidance, tuple[int, ...]] = {"none": (0,), "reference": (0, 1), "sketch": (0, 2), "both": (0, 1, 2)}
 """Of the three slots, those that a guidance has."""
-
-
-def group_of(family: str) -> pytest.MarkDecorator:
-    """Of the tests that share a family's bundles."""
-    return pytest.mark.xdist_group(f"exported {family}")
 
 
 @cache
