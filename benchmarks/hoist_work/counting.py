@@ -1,7 +1,7 @@
 """Operations and bytes of a module's ONNX graph, traced at one size and without weights; operations also in PyTorch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import onnx
@@ -19,7 +19,6 @@ from saishiki.export.weights_file import INLINE_BYTES
 from saishiki.models.colorizediffusion.interface import ExportedModule
 from saishiki.models.stored_tensors import StoredTensor
 from saishiki.models.streaming import stored_parameter
-from saishiki.runtime.signature import Signature
 
 FP16_PER_FP32 = 0.5
 
@@ -75,18 +74,9 @@ def traced_at(module: ExportedModule, sizes: Mapping[str, int]) -> onnx.ModelPro
 
     Its weights have shapes and no values.
     """
-    model = trace(module, at_sizes(module.signature, sizes), sizes)
+    model = trace(module, module.signature.at(sizes), sizes)
     _forget_weights(model)
     return ir.serde.serialize_model(model)
-
-
-def at_sizes(signature: Signature, sizes: Mapping[str, int]) -> Signature:
-    """The signature with numbers for symbols."""
-    inputs, outputs = (
-        tuple(replace(spec, dims=tuple(map(str, spec.shape(sizes)))) for spec in specs)
-        for specs in (signature.inputs, signature.outputs)
-    )
-    return Signature(inputs, outputs, {})
 
 
 def _forget_weights(model: ir.Model) -> None:

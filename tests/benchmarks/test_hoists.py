@@ -10,7 +10,7 @@ import pytest
 import torch
 from graph_roofline.node_work import work_of
 from graph_roofline.sized_graph import SizedNode, SizedTensor
-from hoist_work.counting import StepWork, at_sizes, eager_gflop, give_weights, step_work
+from hoist_work.counting import StepWork, eager_gflop, give_weights, step_work
 from hoist_work.ladder import RUNGS, hoists_of, ladder
 from hoist_work.published import PublishedStep
 from hoist_work.readme import README, table, with_figures
@@ -109,7 +109,7 @@ def test_hoists_of_a_variant_are_those_that_concern_it() -> None:
 
 def test_at_sizes_leaves_no_symbols() -> None:
     module = PublishedStep(meta_unet("v1", tiny=True), variant_of("v1", "vanilla", "reference", merge=False), "vanilla")
-    fixed = at_sizes(module.signature, TINY_SIZES)
+    fixed = module.signature.at(TINY_SIZES)
     assert fixed.symbols == ()
     assert [spec.shape({}) for spec in fixed.inputs] == [spec.shape(TINY_SIZES) for spec in module.signature.inputs]
 

@@ -17,7 +17,6 @@ from saishiki.models.colorizediffusion.hoists import HOISTS, PLAIN, DenoiserHois
 from saishiki.models.colorizediffusion.loading import load
 from saishiki.models.colorizediffusion.probes import Probe
 from saishiki.runtime.pipelines.colorizediffusion import variant_of
-from saishiki.runtime.signature import Signature, TensorSpec
 from tests.conformance import FOLDER
 
 CHECKPOINT = FOLDER / "colorizediffusion-v2" / "tiny.safetensors"
@@ -38,20 +37,11 @@ def full_scene():
         return denoiser, scene_of(Probe(network, SIZES, *draw_pairs(1, 128, 64, seed=0)), denoiser, "full")
 
 
-def at_sizes(signature):
-    """The signature with numbers for dims: tracing is faster, and what it computes the same."""
-
-    def fixed(specs):
-        return tuple(TensorSpec(spec.name, spec.dtype, tuple(map(str, spec.shape(SIZES)))) for spec in specs)
-
-    return Signature(fixed(signature.inputs), fixed(signature.outputs), {})
-
-
 def prediction_of(hoists, folder):
     """What the graph with these hoists predicts, and how many nodes it has."""
     denoiser, scene = full_scene()
     module = Denoiser(denoiser.unet, denoiser.variant, hoists)
-    signature = at_sizes(module.signature)
+    signature = module.signature.at(SIZES)
     with weights_file(folder / "weights") as weights:
         graph = write_graph(trace(module, signature, {}), signature, folder / "graph.onnx", weights)
     with torch.inference_mode():
