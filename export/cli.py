@@ -36,7 +36,8 @@ PIPE_COLUMNS = 140
     "--targets",
     default="rtx",
     show_default=True,
-    help="Engines to build, with commas: onnx (graphs only, always there), rtx (no GPU needed), tensorrt (on the GPU).",
+    help="Engines to build, with commas: onnx (graphs only, always there), rtx (no GPU needed), tensorrt (on the GPU), "
+    "cuda (plans of our own engine, no GPU needed).",
 )
 @click.option("--sm", type=int, multiple=True, help="Compute capability for rtx, such as 89 or 86; repeatable [89].")
 @click.option(

@@ -3,6 +3,9 @@
 import ctypes
 import gc
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """``mallopt``'s parameters, from glibc's ``malloc.h``."""
@@ -23,6 +26,35 @@ def return_freed_memory() -> None:
 def return_garbage() -> None:
     """Frees what nothing refers to any more, and gives the system what is free between live objects too."""
     gc.collect()
+    _trim()
+
+
+@contextmanager
+def returning_memory(give_back: Callable[[], None], *, every_s: float = 0.2) -> Iterator[None]:
+    """Gives the system what is free, again and again and at the end, and calls ``give_back`` for what else may go.
+
+    For a library that takes long in one call, without Python's lock, such as TensorRT's builder. It frees blocks that
+    lie between live ones, which glibc keeps; the call comes back too late to ask for them.
+    """
+    ended = threading.Event()
+
+    def run() -> None:
+        last = False
+        while not last:
+            last = ended.wait(every_s)
+            give_back()
+            _trim()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _trim() -> None:
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from saishiki.export.bundle_writer import MARKER, BundleDraft, check_output, commit_bundle, draft_bundle
 from saishiki.export.certificate import record_reference
 from saishiki.export.engines import (
+    CUDA,
     BuildReport,
     Target,
     build_engine,
@@ -28,6 +29,7 @@ from saishiki.export.engines import (
 )
 from saishiki.export.freed_memory import return_garbage
 from saishiki.export.graphs import write_graphs
+from saishiki.export.plan import write_plans
 from saishiki.export.precision_policy import precision_policy
 from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
 from saishiki.export.request import ExportRequest, with_sides
@@ -183,7 +185,9 @@ def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer:
 
     observer.stage(ENGINES)
     reused = 0
-    wanted = tuple(product(request.targets, modules))
+    if CUDA in request.targets:
+        modules = write_plans(draft, modules, source.profiles, observer)
+    wanted = tuple(product((target for target in request.targets if target != CUDA), modules))
     for done, (target, name) in enumerate(wanted):
         observer.part(f"{name} for {target}", done, len(wanted))
         engine, from_cache = _build(draft, name, modules[name], source.profiles, target, observer)

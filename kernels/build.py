@@ -15,7 +15,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,32 @@ import msgspec
 import triton
 from triton.backends.compiler import GPUTarget
 
+from saishiki.kernels.attention import VARIANTS as ATTENTION
+from saishiki.kernels.average_pool import VARIANTS as AVERAGE_POOL
+from saishiki.kernels.convolution import VARIANTS as CONVOLUTION
 from saishiki.kernels.fused_sampler_step import VARIANTS as FUSED_SAMPLER_STEP
 from saishiki.kernels.group_norm_silu import VARIANTS as GROUP_NORM_SILU
+from saishiki.kernels.layer_norm import VARIANTS as LAYER_NORM
 from saishiki.kernels.masked_split_cross_attention import VARIANTS as MASKED_SPLIT_CROSS_ATTENTION
+from saishiki.kernels.mean import VARIANTS as MEAN
+from saishiki.kernels.pointwise import VARIANTS as POINTWISE
 from saishiki.kernels.split_projection import VARIANTS as SPLIT_PROJECTION
 from saishiki.kernels.variant import Variant
 from saishiki.runtime.backends.cubins import CUBINS, INDEX_NAME, CubinEntry, CubinIndex, read_cubin_index
 
 OPS: Mapping[str, tuple[Variant, ...]] = {
+    "attention": ATTENTION,
+    "average_pool": AVERAGE_POOL,
+    "convolution": CONVOLUTION,
     "fused_sampler_step": FUSED_SAMPLER_STEP,
     "group_norm_silu": GROUP_NORM_SILU,
+    "layer_norm": LAYER_NORM,
     "masked_split_cross_attention": MASKED_SPLIT_CROSS_ATTENTION,
+    "mean": MEAN,
+    "pointwise": POINTWISE,
     "split_projection": SPLIT_PROJECTION,
 }
 VARIANTS = {variant.name: variant for variants in OPS.values() for variant in variants}
-SMS = (80, 86, 89, 90, 120)
 # Stated because Triton's own defaults differ between versions. PTX 8.7 is the least that knows sm_120.
 OPTIONS = {"enable_fp_fusion": True, "ptx_version": 87}
 # Triton adds these to every kernel; both are null, because no kernel here asks for scratch memory.
@@ -115,9 +125,9 @@ def _number(pattern: str, log: str) -> int:
 
 
 def build_all(output: Path, names: Iterable[str]) -> Iterator[CubinEntry]:
-    """Compiles variants for every architecture on all cores, writes each cubin and gives its entry as it comes."""
+    """Compiles variants for their architectures on all cores, writes each cubin and gives its entry as it comes."""
     output.mkdir(parents=True, exist_ok=True)
-    jobs = list(product(names, SMS))
+    jobs = [(name, sm) for name in names for sm in VARIANTS[name].sms]
     # Not by fork: Triton has threads.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for cubin, entry in pool.map(_build_named, *zip(*jobs, strict=True)):
@@ -132,7 +142,8 @@ def _build_named(name: str, sm: int) -> tuple[bytes, CubinEntry]:
 
 def write_index(output: Path, entries: Iterable[CubinEntry]) -> None:
     """Writes the index of a folder, in the order of :data:`VARIANTS`, and removes cubins that are not in it."""
-    order = {f"{name}.sm{sm}.cubin": place for place, (name, sm) in enumerate(product(VARIANTS, SMS))}
+    files = [f"{variant.name}.sm{sm}.cubin" for variant in VARIANTS.values() for sm in variant.sms]
+    order = {file: place for place, file in enumerate(files)}
     kept = sorted((entry for entry in entries if entry.file in order), key=lambda entry: order[entry.file])
     index = CubinIndex(triton.__version__, OPTIONS, tuple(kept))
     (output / INDEX_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")

@@ -6,6 +6,9 @@ from typing import Any
 
 from triton.compiler import ASTSource
 
+SMS = (80, 86, 89, 90, 120)
+"""The compute capabilities that cubins are built for, times ten."""
+
 Grid = tuple[tuple[tuple[str, ...], int], ...]
 """Per axis, the arguments whose product is divided, and by what, rounded up: ``((("tokens",), 64), (("rows",), 1))``"""
 
@@ -22,6 +25,7 @@ class Variant:
         max_registers: per thread; more fails the tests.
         num_warps: 32 threads each.
         num_stages: depth of Triton's software pipeline.
+        sms: those of :data:`SMS` that it is built for.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Variant:
     max_registers: int
     num_warps: int = 4
     num_stages: int = 2
+    sms: tuple[int, ...] = SMS
 
     def source(self) -> ASTSource:
         """What Triton compiles."""

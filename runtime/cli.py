@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from saishiki.runtime.backends import BACKENDS, diagnose, open_backend
+from saishiki.runtime.backends import BACKENDS, ON_CPU, diagnose, open_backend
 from saishiki.runtime.bench.command import bench
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.cli_errors import exit_on_error
@@ -24,6 +24,7 @@ from saishiki.runtime.colorizer import Colorizer
 from saishiki.runtime.images import check_target, write_image
 from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precision, json_from_manifest
 from saishiki.runtime.parity import measure
+from saishiki.runtime.plan_tables import ALL, plan_tables
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
 _DEVICE = click.option("--device", help="cpu, cuda or cuda:N [what the backend is for].")
@@ -107,7 +108,7 @@ def verify(bundle: Path, backend: str, device: str | None, precision: Precision 
             opened,
             runner,
             precisions=(chosen,),
-            only_profiles=runner.name != "onnxruntime",
+            only_profiles=runner.name not in ON_CPU,
             versions={"saishiki": version("saishiki")},
             on_result=lambda row: _add_parity_row(table, row),
         )
@@ -122,10 +123,22 @@ def verify(bundle: Path, backend: str, device: str | None, precision: Precision 
 @main.command(context_settings=_SETTINGS)
 @_BUNDLE
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is.")
+@click.option(
+    "--plan",
+    metavar="[MODULE]",
+    is_flag=False,
+    flag_value=ALL,
+    help="Print the launches of a module's plan for the backend cuda, or of all plans by their kinds.",
+)
 @exit_on_error
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, as_json: bool, plan: str | None) -> None:
     """Print what BUNDLE states about itself."""
-    manifest = Bundle.open(bundle, allow_failed=True).manifest
+    opened = Bundle.open(bundle, allow_failed=True)
+    if plan is not None:
+        for table in plan_tables(opened, plan):
+            Console().print(table)
+        return
+    manifest = opened.manifest
     if as_json:
         click.echo(json_from_manifest(manifest))
         return

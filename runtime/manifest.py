@@ -73,7 +73,10 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """A built engine: the backend that runs it, the compute capability it is for, and how its build went."""
+    """A built engine: the backend that runs it, the compute capability it is for, and how its build went.
+
+    ``weights`` is the file of weights where the engine's own file does not hold them; engines may share it.
+    """
 
     backend: str
     target: str
@@ -84,6 +87,7 @@ class EngineEntry:
     layers: int
     fused_attentions: int
     activation_bytes: int
+    weights: FileEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -193,10 +197,11 @@ class Manifest:
     def files(self) -> tuple[FileEntry, ...]:
         """Every file that the bundle must hold."""
         graphs = [graph for module in self.modules.values() for graph in module.graphs.values()]
-        engines = [engine.file for module in self.modules.values() for engine in module.engines]
+        engines = [engine for module in self.modules.values() for engine in module.engines]
         of_graphs = [file for graph in graphs for file in (graph.graph, graph.weights) if file is not None]
-        # Graphs may share a file of weights.
-        return tuple(dict.fromkeys((self.schedule, self.parity, *of_graphs, *engines)))
+        of_engines = [file for engine in engines for file in (engine.file, engine.weights) if file is not None]
+        # Graphs, and engines, may share a file of weights.
+        return tuple(dict.fromkeys((self.schedule, self.parity, *of_graphs, *of_engines)))
 
 
 def manifest_from_json(text: bytes, *, source: str) -> Manifest:

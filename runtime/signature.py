@@ -26,8 +26,11 @@ _TERM = re.compile(rf"([*/]?)({_FACTOR})")
 def resolve_dim(dim: str, sizes: Sizes) -> int:
     """The value of a symbolic dim: ``resolve_dim("height/8", {"height": 256}) == 32``.
 
-    Raises ``KeyError`` for an unknown symbol and ``ValueError`` where a division leaves a remainder.
+    Raises ``KeyError`` for an unknown symbol and ``ValueError`` for what is no dim, or where a division leaves a
+    remainder.
     """
+    if _DIM.fullmatch(dim) is None:
+        raise ValueError(f"expected a dim such as 3, height or height/8, got {dim!r}")
     value = _value(dim, sizes)
     if value.denominator != 1:
         raise ValueError(f"{dim} is not a whole number at {dict(sizes)}")

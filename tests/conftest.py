@@ -21,7 +21,7 @@ if driver_problem() is not None:
 
 
 SHARING = re.compile(
-    r"tests/test_conformance\.py::test_exported_onnx\[(?P<family>colorizediffusion-v[\d.]+)-"
+    r"tests/test_conformance\.py::test_(?:exported_onnx|plans)\[(?P<family>colorizediffusion-v[\d.]+)-"
     r"|tests/export/test_colorizediffusion_(?:export|runs)\.py::"
 )
 """Tests of several files, or of a part of one, that share an expensive export."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conformance import FOLDER, Case, cases_of, families
 from tests.conformance_runners import animediffusion
+from tests.conformance_runners.backends import running_on
 from tests.conformance_runners.colorizediffusion import bundle as colorizediffusion_bundle
 from tests.conformance_runners.colorizediffusion import network as colorizediffusion
 
@@ -88,3 +89,12 @@ def test_exported_onnx(family: str, case: Case) -> None:
     if runners.bundle is None:
         pytest.skip(f"the family {family} has no export yet: its networks are checked above")
     _run(runners.bundle, case)
+
+
+@pytest.mark.parametrize(("family", "case"), _parameters(_needs_bundle, exported=True))
+def test_plans(family: str, case: Case) -> None:
+    runners = _runners_of(family, case)
+    if runners.bundle is None:
+        pytest.skip(f"the family {family} has no export yet: its networks are checked above")
+    with running_on("plans"):
+        _run(runners.bundle, case)

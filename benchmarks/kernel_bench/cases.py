@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 from roofline import Work
 
+from kernel_bench.convolution_case import CONVOLUTIONS, TINY_CONVOLUTIONS, ConvolutionCase
+from kernel_bench.small_cases import SMALL_CASES, TINY_SMALL_CASES, PlainAttentionCase, SmallCase
 from kernel_bench.work import Bools, Regions, attention_work, group_norm_work, projection_work, sampler_work
 
 FP16_BYTES = 2
@@ -251,7 +253,9 @@ def details_of(case: "KernelCase") -> Mapping[str, float]:
     return {"mixed_share": round(regions.mixed_share, 4), "useful_share": round(regions.useful_share, 4)}
 
 
-KernelCase = AttentionCase | ProjectionCase | SamplerCase | GroupNormCase
+KernelCase = (
+    AttentionCase | ProjectionCase | SamplerCase | GroupNormCase | ConvolutionCase | PlainAttentionCase | SmallCase
+)
 
 # Token grid, heads: the levels of the U-Net that attend to the reference, largest first.
 SD21_512 = ((64, 5), (32, 10), (16, 20), (8, 20))
@@ -313,6 +317,8 @@ CASES: tuple[KernelCase, ...] = (
     GroupNormCase("SD VAE 512 px, batch 8", 8, (128,), 512, 512, eps=1e-6),
     GroupNormCase("SD VAE 512 px, batch 8", 8, (128,), 512, 512, eps=1e-6, sums=True),
     GroupNormCase("SD VAE 512 px, batch 8", 8, (128,), 512, 512, eps=1e-6, channels_last=False),
+    *CONVOLUTIONS,
+    *SMALL_CASES,
 )
 
 TINY_CASES: tuple[KernelCase, ...] = (
@@ -325,4 +331,6 @@ TINY_CASES: tuple[KernelCase, ...] = (
     GroupNormCase("tiny", 1, (64,), 3, 3, embedding=True),
     GroupNormCase("tiny", 1, (32, 32), 6, 4, upsample=True, return_input=True),
     GroupNormCase("tiny", 1, (32,), 3, 3, sums=True, channels_last=False),
+    *TINY_CONVOLUTIONS,
+    *TINY_SMALL_CASES,
 )

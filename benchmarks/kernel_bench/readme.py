@@ -1,20 +1,26 @@
 """The figures in ``kernels/README.md``: for each op a marked section, written from the static report."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kernel_bench.tables import figures
 
 README = Path(__file__).parents[2] / "kernels" / "README.md"
-MARKED = re.compile(r"(<!-- figures of (\w+)[^>]*-->\n).*?(<!-- end of figures -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- figures of (\w+(?:, \w+)*)[^>]*-->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 # The README shows the largest levels; the report has all.
 SHOWN: Mapping[str, str] = {
+    "attention": r"",
+    "average_pool": r"",
+    "layer_norm": r"",
+    "mean": r"",
+    "pointwise": r"",
     "masked_split_cross_attention": r"512 px: 2 x 4096 |768 px: 2 x 9216 .*figure|1024 px: 2 x 4096 .*figure",
     "split_projection": r"512 px: 2 x 4096 |1024 px: 2 x 4096 ",
     "fused_sampler_step": r"",
+    "convolution": r"64 x 256 x 256 to 64, 3x3, residual|128 x 128 x 128|512 x 32 x 32|8192|1280|128 x 512 x 512",
     "group_norm_silu": r"1 x 64 x 256 x 256$|128 \+ 64|1 x 64 .*sums|2 x 320|2 x 1280|batch 8.*512$",
 }
 
@@ -31,10 +37,11 @@ def rewrite_readme(report: Row) -> None:
     README.write_text(with_figures(README.read_text(), report))
 
 
-def section(op: str, report: Row) -> str:
-    """An op's two tables: least times of some cases, and what was compiled."""
-    cases = [row for row in report["cases"] if row["op"] == op and re.search(SHOWN[op], row["case"])]
-    kernels = [row for row in report["cubins"] if row["name"].startswith(op)]
+def section(ops: str, report: Row) -> str:
+    """Two tables of an op, or of several with commas between them: least times of some cases, and what was compiled."""
+    names = ops.split(", ")
+    cases = [row for op in names for row in report["cases"] if row["op"] == op and re.search(SHOWN[op], row["case"])]
+    kernels = [row for op in names for row in report["cubins"] if row["name"].startswith(op)]
     return f"\n{_cases_table(cases, report['peaks'])}\n{_kernels_table(kernels)}\n"
 
 
@@ -56,19 +63,25 @@ def _kernels_table(rows: Sequence[Row]) -> str:
     numbers = " / ".join(target.removeprefix("sm") for target in targets)
     body = []
     for name in names:
-        by_target = [next(row for row in rows if (row["name"], row["target"]) == (name, target)) for target in targets]
+        of_target = {row["target"]: row for row in rows if row["name"] == name}
+        by_target = [of_target.get(target) for target in targets]
         body.append(
             [
                 f"`{name}`",
-                _each([str(row["registers"]) for row in by_target]),
-                _each([f"{row['shared_bytes'] / 1024:.3g}" for row in by_target]),
-                _each([f"{row['occupancy']:.0%}".removesuffix("%") for row in by_target]),
-                _each([str(row["spill_bytes"] or "none") for row in by_target]),
+                _each([_cell(row, lambda row: str(row["registers"])) for row in by_target]),
+                _each([_cell(row, lambda row: f"{row['shared_bytes'] / 1024:.3g}") for row in by_target]),
+                _each([_cell(row, lambda row: f"{row['occupancy']:.0%}".removesuffix("%")) for row in by_target]),
+                _each([str(row["spill_bytes"] or "none") for row in of_target.values()]),
             ]
         )
     return markdown(
         [f"compiled, sm {numbers}", "registers per thread", "shared memory, KiB", "occupancy, %", "spills"], body
     )
+
+
+def _cell(row: Row | None, show: Callable[[Row], str]) -> str:
+    """A dash where the kernel is not compiled for the target."""
+    return "-" if row is None else show(row)
 
 
 def _each(values: Sequence[str]) -> str:

@@ -19,13 +19,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernel_bench.cases import AttentionCase, GroupNormCase, KernelCase, ProjectionCase, SamplerCase
+from kernel_bench.convolution_case import ConvolutionCase
+from kernel_bench.small_cases import OPERANDS, PlainAttentionCase, SmallCase
+from saishiki.kernels.attention import attention, attention_reference
+from saishiki.kernels.average_pool import average_pool, average_pool_reference
+from saishiki.kernels.convolution import InputNorm, convolution, convolution_reference
 from saishiki.kernels.fused_sampler_step import fused_sampler_step, fused_sampler_step_reference
 from saishiki.kernels.group_norm_silu import group_norm_silu, group_norm_silu_reference
+from saishiki.kernels.layer_norm import layer_norm, layer_norm_reference
 from saishiki.kernels.masked_split_cross_attention import (
     masked_split_cross_attention,
     masked_split_cross_attention_reference,
     token_order,
 )
+from saishiki.kernels.mean import mean, mean_reference
+from saishiki.kernels.pointwise import pointwise, pointwise_reference
 from saishiki.kernels.split_projection import split_projection, split_projection_reference
 from saishiki.runtime.samplers import (
     Parameterisation,
@@ -285,6 +293,102 @@ def _group_norm(case: GroupNormCase, place: Place) -> Trial:
             **_copy(case.work(), place),
         },
     )
+
+
+@trial_of.register
+def _convolution(case: ConvolutionCase, place: Place) -> Trial:
+    _fresh(place)
+    shape = case.shape
+    x = _nhwc(place.draw(case.batch, case.channels, case.height, case.width))
+    w = _nhwc(place.draw(case.filters, case.channels, case.taps, case.taps) / (case.taps * case.channels**0.5))
+    bias = place.draw(case.batch, case.filters)
+    out_shape = (case.batch, case.filters, shape.out_height, shape.out_width)
+    residual = _nhwc(place.draw(*out_shape)) if case.residual else None
+    norm = _norm_of(x, case.groups, place) if case.norm else None
+    settings: Any = {"stride": case.stride, "padding": case.padding, "norm": norm}
+    reference: Any = partial(convolution_reference, **settings)
+
+    def exact() -> Tensors:
+        wide = None if residual is None else residual.double()
+        return (reference(x.double(), w.double(), bias.double(), residual=wide),)
+
+    return Trial(
+        work=case.work(),
+        run=partial(convolution, x, w, bias, residual=residual, **settings),
+        outputs=lambda: (convolution(x, w, bias, residual=residual, **settings),),
+        truth=exact,
+        plain=lambda: (reference(x, w, bias, residual=residual),),
+        rivals={
+            "torch operators, eager": Rival(partial(reference, x, w, bias, residual=residual), same=True),
+            "torch operators, compiled": Rival(
+                partial(place.compiled(reference), x, w, bias, residual=residual), same=True
+            ),
+            "convolution alone": Rival(partial(F.conv2d, x, w, None, case.stride, case.taps // 2), same=False),
+        },
+    )
+
+
+@trial_of.register
+def _plain_attention(case: PlainAttentionCase, place: Place) -> Trial:
+    _fresh(place)
+    shapes = ((case.batch, tokens, case.heads, case.head_dim) for tokens in (case.tokens, case.keys, case.keys))
+    q, k, v = (place.draw(*shape).transpose(1, 2) for shape in shapes)
+    return Trial(
+        work=case.work(),
+        run=partial(attention, q, k, v),
+        outputs=lambda: (attention(q, k, v),),
+        truth=lambda: (attention_reference(q.double(), k.double(), v.double()),),
+        plain=lambda: (attention_reference(q, k, v),),
+        rivals={f"sdpa {name}": Rival(partial(_sdpa, q, k, v, backend), same=False) for name, backend in SDPA.items()},
+    )
+
+
+@trial_of.register
+def _small(case: SmallCase, place: Place) -> Trial:
+    _fresh(place)
+    given: list[Tensor] = [place.draw(*case.shape) for _ in range(OPERANDS.get(case.function, 1))]
+    if case.op == "average_pool":
+        given = [_nhwc(given[0])]
+    if case.op == "layer_norm":
+        given += [place.draw(case.shape[1], dtype=torch.float32) for _ in range(2)]
+    out = torch.empty_like(given[0])
+    runs: Mapping[str, Run] = {
+        "average_pool": lambda: average_pool(*given),
+        "mean": lambda: mean(*given),
+        "layer_norm": lambda: layer_norm(*given, eps=1e-5),
+        "pointwise": lambda: pointwise(case.function, *given, out=out),
+    }
+    references: Mapping[str, Callable[..., Tensor]] = {
+        "average_pool": average_pool_reference,
+        "mean": mean_reference,
+        "layer_norm": partial(layer_norm_reference, eps=1e-5),
+        "pointwise": partial(pointwise_reference, case.function),
+    }
+    run, reference = runs[case.op], references[case.op]
+    return Trial(
+        work=case.work(),
+        run=run,
+        outputs=lambda: (run(),),
+        truth=lambda: (reference(*(x.double() for x in given)),),
+        plain=lambda: (reference(*given),),
+        rivals={
+            "torch operators, eager": Rival(partial(reference, *given), same=True),
+            "torch operators, compiled": Rival(partial(place.compiled(reference), *given), same=True),
+            **_copy(case.work(), place),
+        },
+    )
+
+
+def _nhwc(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def _norm_of(x: Tensor, groups: int, place: Place) -> InputNorm:
+    """A norm whose statistics are those of x."""
+    numbers = x.float().reshape(x.shape[0], groups, -1)
+    statistics = torch.stack((numbers.mean(-1), torch.rsqrt(numbers.var(-1, correction=0) + 1e-5)), -1)
+    weight, bias = (place.draw(x.shape[1], dtype=torch.float32) for _ in range(2))
+    return InputNorm(statistics.contiguous(), weight, bias)
 
 
 def _as_tuple(out: Any) -> Tensors:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from roofline import Work
 
+from saishiki.runtime.backends.convolution_tiles import ConvolutionShape
+
 Bools = npt.NDArray[np.bool_]  # (B, T)
 
 FP32_BYTES = 4
@@ -154,3 +156,18 @@ def group_norm_work(
     counted = 0 if sums else own if upsample and len(channels) == 1 and not residual else large
     nbytes = once * (1 if sums else 2) + large * (2 if return_input else 1)
     return Work(0, 3 * counted + (6 if silu else 2) * large, nbytes * itemsize, launches=1 if sums else 2)
+
+
+def convolution_work(shape: ConvolutionShape, *, itemsize: int, residual: bool, normalised: int) -> Work:
+    """convolution: image, weights and residual in, one image out; a product for each tap, channel, filter and pixel.
+
+    Products with the padding count: the kernel does them. So does the norm in front, with SiLU, as often as it is done:
+    ``normalised`` times, once per tile of filters, for each tap of each pixel. Bias and parameters are left out.
+    """
+    out_pixels = shape.batch * shape.out_height * shape.out_width
+    seen = out_pixels * shape.taps[0] * shape.taps[1] * shape.channels
+    out = out_pixels * shape.filters
+    weights = shape.filters * shape.taps[0] * shape.taps[1] * shape.channels
+    moved = shape.batch * shape.height * shape.width * shape.channels + weights + out * (2 if residual else 1)
+    vector_flops = 6 * seen * normalised + out * (2 if residual else 1)
+    return Work(2 * seen * shape.filters, vector_flops, moved * itemsize, launches=1)

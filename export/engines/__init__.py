@@ -5,9 +5,10 @@ from saishiki.export.engines.cache import CachedEngine, cache_folder, cached_eng
 from saishiki.export.engines.header import EngineHeader, read_header
 from saishiki.export.engines.key import engine_key, hash_of_key, profiles_text
 from saishiki.export.engines.request import BuildReport, EngineBuildError
-from saishiki.export.engines.target import Builder, Target, installed_builder, parse_targets
+from saishiki.export.engines.target import CUDA, Builder, Target, installed_builder, parse_targets
 
 __all__ = [
+    "CUDA",
     "BuildReport",
     "Builder",
     "CachedEngine",

@@ -1,8 +1,10 @@
 """The TensorRT network of an ONNX graph, checked against the signature of its module."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from saishiki.export.engines.mapped_weights import MappedWeights
 from saishiki.export.engines.request import WAY_OUT, EngineBuildError
 from saishiki.runtime.signature import Profile, Signature, Sizes, TensorSpec
 
@@ -20,14 +22,29 @@ _DTYPES = {
 _FUSABLE = {"HALF", "BF16"}
 
 
-def network_from_onnx(onnx: str, *, builder: Any, logger: Any, trt: Any) -> Any:
-    """A strongly typed network: the graph decides every precision. Raises ``EngineBuildError`` for a bad graph."""
+def network_from_onnx(onnx: Path, weights: MappedWeights, *, builder: Any, logger: Any, trt: Any) -> Any:
+    """A strongly typed network: the graph decides every precision. Raises ``EngineBuildError`` for a bad graph.
+
+    Until its engine is built, the network reads its weights where they are mapped.
+    """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(onnx):
+    if not _parse(parser, onnx, weights):
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         raise EngineBuildError(f"the ONNX parser refuses it: {'; '.join(errors) or 'no reason given'}; {WAY_OUT}")
     return network
+
+
+def _parse(parser: Any, onnx: Path, weights: MappedWeights) -> bool:
+    try:
+        model = onnx.read_bytes()
+    except OSError as error:
+        raise EngineBuildError(f"the graph cannot be read: {error.strerror}: {onnx}") from error
+    return bool(
+        parser.load_model_proto(model, str(onnx))
+        and all(parser.load_initializer(name, *place) for name, place in weights.places(model, onnx.parent).items())
+        and parser.parse_model_proto()
+    )
 
 
 def _parser_error(error: Any) -> str:

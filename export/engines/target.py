@@ -4,11 +4,12 @@ import ctypes
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 from saishiki.runtime.errors import BackendError
 
-EngineBackend = Literal["tensorrt-rtx", "tensorrt"]
+EngineBackend = Literal["tensorrt-rtx", "tensorrt", "cuda"]
 
 # The compute capabilities that TensorRT-RTX builds for. None of them is 9.0: H100 and H200 have no TensorRT-RTX.
 RTX_SMS = (75, 80, 86, 89, 120, 121)
@@ -20,7 +21,10 @@ _PACKAGES: dict[EngineBackend, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt
 
 @dataclass(frozen=True)
 class Target:
-    """The backend that runs an engine, and the one compute capability that it is built for, such as ``sm89``."""
+    """The backend that runs an engine, and the one compute capability that it is built for, such as ``sm89``.
+
+    A plan for the backend ``cuda`` is for ``any``: what differs between GPUs is chosen when it is loaded.
+    """
 
     backend: EngineBackend
     name: str
@@ -32,6 +36,10 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.backend} {self.name}"
+
+
+CUDA = Target("cuda", "any")
+"""Plans for our own engine; made on any machine, without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ def parse_targets(targets: str | Iterable[str], sms: Iterable[int] = ()) -> tupl
 
     Args:
         targets: names, or one text with commas. ``rtx`` stands for every one of ``sms`` (RTX 4090 where there is none),
-            ``rtx:sm86`` for one compute capability, ``tensorrt`` for the GPU of this machine, and ``onnx`` for no
-            engine: the graphs are in every bundle.
+            ``rtx:sm86`` for one compute capability, ``tensorrt`` for the GPU of this machine, ``cuda`` for plans of our
+            own engine, and ``onnx`` for no engine: the graphs are in every bundle.
 
     Raises ``ValueError`` for a name or compute capability that does not exist, and ``BackendError`` where ``tensorrt``
     is asked for and the package or a GPU is missing.
@@ -63,6 +71,8 @@ def parse_targets(targets: str | Iterable[str], sms: Iterable[int] = ()) -> tupl
 
 def installed_builder(target: Target) -> Builder:
     """The builder for ``target`` on this machine; raises ``BackendError`` naming the extra to install."""
+    if target == CUDA:
+        return Builder("saishiki", version("saishiki"))
     builder = import_builder(target.backend)
     return Builder(builder.__name__, builder.__version__)
 
@@ -84,11 +94,13 @@ def _targets_of(name: str, sms: tuple[int, ...]) -> tuple[Target, ...]:
     kind, _, sm = name.partition(":")
     if name == "onnx":
         return ()
+    if name == "cuda":
+        return (CUDA,)
     if name == "tensorrt":
         return (Target("tensorrt", local_sm()),)
     if kind == "rtx" and (sm or name == "rtx"):
         return tuple(_rtx_target(value) for value in ((sm,) if sm else sms or (DEFAULT_SM,)))
-    raise ValueError(f"no target {name!r}; expected onnx, rtx, rtx:sm89 or tensorrt")
+    raise ValueError(f"no target {name!r}; expected onnx, rtx, rtx:sm89, tensorrt or cuda")
 
 
 def _rtx_target(sm: str | int) -> Target:

@@ -15,6 +15,7 @@ import msgspec
 
 from saishiki.export.engines.header import read_header
 from saishiki.export.engines.log import BuildLog, logger_into
+from saishiki.export.engines.mapped_weights import MappedWeights
 from saishiki.export.engines.network import (
     allow_decomposed_attention,
     check_network,
@@ -32,6 +33,7 @@ from saishiki.export.engines.request import (
 )
 from saishiki.export.engines.stream import serialize_to_file
 from saishiki.export.engines.target import Target, import_builder
+from saishiki.export.freed_memory import returning_memory
 from saishiki.runtime.bundle import sha256_of_file
 from saishiki.runtime.signature import Profile, Signature
 
@@ -64,17 +66,9 @@ def engine_from_onnx(request: BuildRequest) -> BuildReport:
     """Builds the engine into the request's folder. Raises ``EngineBuildError`` with what the builder says."""
     trt = import_builder(request.target.backend)
     log = BuildLog()
-    logger = logger_into(log, trt)
-    builder = trt.Builder(logger)
-    network = network_from_onnx(request.onnx, builder=builder, logger=logger, trt=trt)
-    check_network(network, request.signature, request.profiles)
-    allow_decomposed_attention(network, trt)
-    attention_ops = count_fusable_attentions(network, trt)
-    start = time.monotonic()
     engine = Path(request.folder) / ENGINE_NAME
-    if not serialize_to_file(network, _config(builder, request, trt), engine, builder=builder, trt=trt):
-        raise EngineBuildError(f"the builder fails: {'; '.join(log.errors) or 'no reason given'}; {WAY_OUT}")
-    seconds = round(time.monotonic() - start, 2)
+    with MappedWeights() as weights:
+        seconds, attention_ops = _build(request, weights, engine, log=log, trt=trt)
     return BuildReport(
         builder=trt.__name__,
         builder_version=trt.__version__,
@@ -84,6 +78,25 @@ def engine_from_onnx(request: BuildRequest) -> BuildReport:
         attention_ops=attention_ops,
         **_contents(engine, log),
     )
+
+
+def _build(
+    request: BuildRequest, weights: MappedWeights, engine: Path, *, log: BuildLog, trt: Any
+) -> tuple[float, int]:
+    """Writes the engine; the seconds that it took, and the number of attentions that it may fuse."""
+    logger = logger_into(log, trt)
+    builder = trt.Builder(logger)
+    network = network_from_onnx(Path(request.onnx), weights, builder=builder, logger=logger, trt=trt)
+    check_network(network, request.signature, request.profiles)
+    allow_decomposed_attention(network, trt)
+    attention_ops = count_fusable_attentions(network, trt)
+    config = _config(builder, request, trt)
+    start = time.monotonic()
+    with returning_memory(weights.return_pages):
+        built = serialize_to_file(network, config, engine, builder=builder, trt=trt)
+    if not built:
+        raise EngineBuildError(f"the builder fails: {'; '.join(log.errors) or 'no reason given'}; {WAY_OUT}")
+    return round(time.monotonic() - start, 2), attention_ops
 
 
 def _contents(engine: Path, log: BuildLog) -> dict[str, Any]:

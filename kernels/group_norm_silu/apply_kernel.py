@@ -2,7 +2,7 @@
 
 A launch without torch: the grid is ``channel_blocks * pixel_blocks * batch``, where ``channel_blocks`` is C / BLOCK_C
 rounded up, and ``pixel_blocks`` is at least H' W' / BLOCK_P, with the variant's constants; ``count_pixel_blocks`` in
-``geometry.py`` gives one that fills the GPU.
+``runtime/backends/group_norm_tiles.py`` gives one that fills the GPU.
 
 - u: ``channels`` is C, ``channels_x`` the number of x's own, ``pixels`` H W and ``width`` W of x, also where UPSAMPLE
   is on; concat and residual are of the output's size. Pointers that a variant does not use may be null.

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from saishiki.kernels.checks import INTERPRETED
 from saishiki.kernels.group_norm_silu.apply_kernel import _apply_kernel
-from saishiki.kernels.group_norm_silu.geometry import (
+from saishiki.kernels.group_norm_silu.statistics_kernel import _statistics_kernel
+from saishiki.runtime.backends.group_norm_tiles import (
     APPLY_TILES,
     PIXEL_UNIT,
     SMS_INTERPRETED,
@@ -21,7 +22,6 @@ from saishiki.kernels.group_norm_silu.geometry import (
     count_pixel_blocks,
     split_channels,
 )
-from saishiki.kernels.group_norm_silu.statistics_kernel import _statistics_kernel
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 

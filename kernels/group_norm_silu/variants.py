@@ -2,13 +2,15 @@
 
 Its norms have 32 groups in 64 to 1024 channels: in the decoder after the concat with a skip, where a level begins after
 the upsampling of what comes from below; after the time embedding in the second half of each block; without SiLU before
-the attention. Weight, bias and embedding are fp32. Channels are
+the attention, and on its sum with the attention's result behind it. Weight, bias and embedding are fp32. Channels are
 multiples of 16, and of 8 in a set (UNIT), as where C / groups is 1, 2, 3, 4, 6, 12 or a multiple of 8.
 NCHW needs pixels to be a multiple of 16 instead.
 """
 
 from saishiki.kernels.group_norm_silu.apply_kernel import _apply_kernel
-from saishiki.kernels.group_norm_silu.geometry import (
+from saishiki.kernels.group_norm_silu.statistics_kernel import _statistics_kernel
+from saishiki.kernels.variant import Variant
+from saishiki.runtime.backends.group_norm_tiles import (
     APPLY_TILES,
     PIXEL_UNIT,
     STATISTICS_CHANNELS,
@@ -16,8 +18,6 @@ from saishiki.kernels.group_norm_silu.geometry import (
     STATISTICS_ROWS,
     STATISTICS_STAGES,
 )
-from saishiki.kernels.group_norm_silu.statistics_kernel import _statistics_kernel
-from saishiki.kernels.variant import Variant
 
 _IMAGES = dict.fromkeys(("x_ptr", "concat_ptr", "residual_ptr"), "*fp16")
 _SIZES = dict.fromkeys(("batch", "pixels", "channels", "channels_x", "width", "groups", "channel_blocks"), "i32")
@@ -33,6 +33,7 @@ def _statistics(
     *,
     concat: bool = False,
     upsample: bool = False,
+    residual: bool = False,
     embedding: bool = False,
     channels_last: bool = True,
 ) -> Variant:
@@ -52,7 +53,7 @@ def _statistics(
         constexprs={
             "HAS_CONCAT": concat,
             "UPSAMPLE": upsample,
-            "HAS_RESIDUAL": False,
+            "HAS_RESIDUAL": residual,
             "HAS_EMBEDDING": embedding,
             "CHANNELS_LAST": channels_last,
             "UNIT": 8,
@@ -73,6 +74,7 @@ def _apply(
     *,
     concat: bool = False,
     upsample: bool = False,
+    residual: bool = False,
     embedding: bool = False,
     from_sums: bool = False,
     return_input: bool = False,
@@ -95,7 +97,7 @@ def _apply(
         constexprs={
             "HAS_CONCAT": concat,
             "UPSAMPLE": upsample,
-            "HAS_RESIDUAL": False,
+            "HAS_RESIDUAL": residual,
             "HAS_EMBEDDING": embedding,
             "FROM_SUMS": from_sums,
             "RETURN_INPUT": return_input,
@@ -117,6 +119,7 @@ VARIANTS: tuple[Variant, ...] = (
     _statistics("embedding_nhwc", embedding=True),
     _statistics("concat_nhwc", concat=True),
     _statistics("concat_upsample_nhwc", concat=True, upsample=True),
+    _statistics("residual_nhwc", residual=True),
     _statistics("nchw", channels_last=False),
     _apply("nhwc"),
     _apply("no_silu_nhwc", silu=False),
@@ -124,6 +127,7 @@ VARIANTS: tuple[Variant, ...] = (
     _apply("concat_nhwc", concat=True),
     _apply("concat_input_nhwc", concat=True, return_input=True),
     _apply("concat_upsample_input_nhwc", concat=True, upsample=True, return_input=True),
+    _apply("residual_input_nhwc", residual=True, return_input=True),
     _apply("sums_nhwc", from_sums=True),
     _apply("nchw", channels_last=False),
 )

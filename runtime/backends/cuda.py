@@ -102,6 +102,8 @@ class CudaDevice:
         """The GPU's name, such as ``NVIDIA H200``."""
         self.target = f"sm{major}{minor}"
         """Its compute capability, such as ``sm90``."""
+        self.multiprocessors = int(self._device.properties.multiprocessor_count)
+        """How many of them it has."""
         self._kernels: dict[str, tuple[CubinEntry, Any]] = {}
         # Sources of copies that may still be under way.
         self._in_flight: list[Array] = []

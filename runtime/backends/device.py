@@ -68,12 +68,20 @@ class Device(Protocol):
 class Engine(Protocol):
     """A module ready to run at fixed sizes, with memory of its own for every input and output.
 
-    The memory of each tensor is as long as :func:`padded_bytes` says.
+    The memory of each tensor is as long as :func:`padded_bytes` says, of what :meth:`rows` makes of it.
     """
 
     @property
     def memory(self) -> Mapping[str, Memory]:
         """Where every input and output lies."""
+        ...
+
+    def rows(self, name: str, rows: Array) -> Array:
+        """What is put into the memory of an input instead of its values: (N, ...) of N of them."""
+        ...
+
+    def prepare(self) -> None:
+        """Computes what depends on inputs that stay the same between runs; to be called when they are new."""
         ...
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:

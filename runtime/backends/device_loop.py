@@ -25,6 +25,9 @@ MAX_PLANS = 8
 PROGRESS_CHUNK = 1
 
 
+EngineAt = Callable[[Sizes, frozenset[str]], Engine]
+
+
 def runs_on_device(loop: DenoisingLoop) -> bool:
     """Whether the device can run it alone: the solver is a table."""
     return loop.solver.table is not None
@@ -34,10 +37,11 @@ class DeviceLoop:
     """The loop of one denoiser on one device. Not thread-safe.
 
     Args:
-        engine_at: the denoiser's engine at given sizes, which has run there at least once.
+        engine_at: the denoiser's engine at given sizes, for runs in which only the named inputs change; it has run
+            there at least once.
     """
 
-    def __init__(self, device: Device, signature: Signature, engine_at: Callable[[Sizes], Engine]) -> None:
+    def __init__(self, device: Device, signature: Signature, engine_at: EngineAt) -> None:
         self._device, self._signature, self._engine_at = device, signature, engine_at
         self._plans: OrderedDict[PlanKey, LoopPlan] = OrderedDict()
         self.captured: bool | None = None
@@ -80,7 +84,7 @@ class DeviceLoop:
         return plan
 
     def _plan(self, key: PlanKey, sizes: Sizes, loop: DenoisingLoop) -> LoopPlan:
-        engine = self._engine_at(sizes)
+        engine = self._engine_at(sizes, frozenset((loop.state, *loop.per_step)))
         if key not in self._plans or self._plans[key].engine is not engine:
             self._plans[key] = self._new_plan(key, engine, loop)
         self._plans.move_to_end(key)

@@ -92,7 +92,7 @@ class LoopPlan:
     def __init__(self, device: Device, engine: Engine, loop: DenoisingLoop, prediction: str, key: PlanKey) -> None:
         self.device, self.engine, self.key = device, engine, key
         self._state = engine.memory[loop.state]
-        self._per_step = {name: self._table(_over_batches(rows, loop)) for name, rows in loop.per_step.items()}
+        self._per_step = {name: self._table(self._rows(name, loop)) for name in loop.per_step}
         self._at = self._step_memory(loop, engine.memory[prediction])
         self._uploaded: dict[int, Array] = {}
         self.captured = engine.is_capturable()
@@ -114,6 +114,9 @@ class LoopPlan:
             history_slots=key.history,
             n=n,
         )
+
+    def _rows(self, name: str, loop: DenoisingLoop) -> Array:
+        return self.engine.rows(name, _over_batches(loop.per_step[name], loop))
 
     def _table(self, array: Array) -> Table:
         row_bytes = padded_bytes(array[0].nbytes)
@@ -144,6 +147,7 @@ class LoopPlan:
             upload(at.model_input, (loop.solver.first_input * loop.x).astype(np.float32))
         for name, array in loop.constants[self.key.phases[0]].items():
             upload(self.engine.memory[name], array)
+        self.engine.prepare()
         if at.noise is not None and loop.noise is not None:
             upload(at.noise.memory, table_rows(loop.noise))
         solver = table_of(loop.solver)
@@ -151,7 +155,7 @@ class LoopPlan:
             upload(at.solver, solver)
         for name, rows in loop.per_step.items():
             if self._is_new(self._per_step[name].memory, rows):
-                upload(self._per_step[name].memory, table_rows(_over_batches(rows, loop)))
+                upload(self._per_step[name].memory, table_rows(self._rows(name, loop)))
 
     def _is_new(self, memory: Memory, content: Array) -> bool:
         """Whether the memory was last asked about for another content."""
@@ -175,9 +179,11 @@ class LoopPlan:
 
     def _exchange(self, held: Mapping[str, Array], wanted: Mapping[str, Array]) -> Mapping[str, Array]:
         """Puts another phase's constants behind what is enqueued, those that differ."""
-        for name, array in wanted.items():
-            if array is not held[name]:
-                self.device.upload(self.engine.memory[name], array)
+        new = [name for name, array in wanted.items() if array is not held[name]]
+        for name in new:
+            self.device.upload(self.engine.memory[name], wanted[name])
+        if new:
+            self.engine.prepare()
         return wanted
 
     def download(self, like: Array) -> Array:

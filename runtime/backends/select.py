@@ -5,17 +5,26 @@ from collections.abc import Callable
 from typing import Any
 
 from saishiki.runtime.backends import onnxruntime
+from saishiki.runtime.backends.cuda_reference import CudaReferenceBackend
 from saishiki.runtime.backends.protocol import Backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 
-BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime")
-"""All backends, the fastest first."""
+BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime", "cuda", "cuda-reference")
+"""All backends. The last two run plans; they are opened by name alone: one has not run on a GPU yet, one is numpy."""
+
+AUTO = ("tensorrt-rtx", "tensorrt", "onnxruntime")
+"""Those that ``auto`` tries, the fastest first."""
+
+ON_CPU = ("onnxruntime", "cuda-reference")
+"""Those that need no GPU, and run any sizes."""
 
 _UNAVAILABLE: dict[str, Callable[[], str | None]] = {
     "tensorrt-rtx": lambda: _tensorrt().why_unavailable("tensorrt-rtx"),
     "tensorrt": lambda: _tensorrt().why_unavailable("tensorrt"),
     "onnxruntime": lambda: onnxruntime.why_unavailable(cuda=False),
+    "cuda": lambda: _cuda().why_unavailable(),
+    "cuda-reference": lambda: None,
 }
 
 
@@ -31,8 +40,10 @@ def open_backend(bundle: Bundle, name: str = "auto", device: str | None = None) 
     index = device_index(device)
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"unknown backend {name!r}; expected auto or one of {', '.join(BACKENDS)}")
-    if device == "cpu" and name not in ("auto", "onnxruntime"):
+    if device == "cpu" and name not in ("auto", *ON_CPU):
         raise ValueError(f"{name} needs a GPU; use device cuda, or the backend onnxruntime")
+    if index is not None and name == "cuda-reference":
+        raise ValueError("cuda-reference runs on the CPU; use device cpu, or another backend")
     if name == "auto" and device != "cpu":
         return _fastest(bundle, index)
     return _open("onnxruntime" if name == "auto" else name, index)
@@ -58,6 +69,7 @@ def diagnose() -> dict[str, str | None]:
     return {
         "tensorrt-rtx on cuda": why_unavailable("tensorrt-rtx"),
         "tensorrt on cuda": why_unavailable("tensorrt"),
+        "cuda on cuda": why_unavailable("cuda"),
         "onnxruntime on cuda": onnxruntime.why_unavailable(cuda=True),
         "onnxruntime on cpu": onnxruntime.why_unavailable(cuda=False),
     }
@@ -67,7 +79,7 @@ def _fastest(bundle: Bundle, index: int | None) -> Backend:
     """The first backend that has engines in the bundle which run here; raises ``BackendError`` with every reason."""
     built = {engine.backend for module in bundle.manifest.modules.values() for engine in module.engines}
     reasons = []
-    for name in BACKENDS:
+    for name in AUTO:
         if name != "onnxruntime" and name not in built:
             reasons.append(f"{name}: the bundle has no such engines")
             continue
@@ -81,7 +93,9 @@ def _fastest(bundle: Bundle, index: int | None) -> Backend:
 def _open(name: str, index: int | None) -> Backend:
     if name == "onnxruntime":
         return onnxruntime.OnnxRuntimeBackend(device=index)
-    backend: Backend = _tensorrt().open_tensorrt(name, index or 0)
+    if name == "cuda-reference":
+        return CudaReferenceBackend()
+    backend: Backend = _cuda().open_cuda(index or 0) if name == "cuda" else _tensorrt().open_tensorrt(name, index or 0)
     return backend
 
 
@@ -94,6 +108,12 @@ def _suitable(backend: Backend, bundle: Bundle) -> Backend:
         backend.close()
         raise
     return backend
+
+
+def _cuda() -> Any:
+    from saishiki.runtime.backends import cuda_backend
+
+    return cuda_backend
 
 
 def _tensorrt() -> Any:

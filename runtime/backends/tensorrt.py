@@ -5,25 +5,19 @@ context of its own, because a recorded CUDA graph belongs to its context; contex
 memory, since they run one after the other on one stream.
 """
 
-import contextlib
 import importlib
 import importlib.util
 import logging
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from saishiki.runtime.backends.cuda import INSTALL, CudaDevice, driver_problem
 from saishiki.runtime.backends.device import Memory, padded_bytes
-from saishiki.runtime.backends.device_loop import DeviceLoop, runs_on_device
 from saishiki.runtime.backends.engine_choice import check_engine, choose_engine, choose_profile
-from saishiki.runtime.backends.host_loop import run_loop_on_host, run_loop_on_host_timed
-from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop
+from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
+from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.backends.rtx_cache import RuntimeCache, cache_folder
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
@@ -87,25 +81,30 @@ class TensorRTExecution:
             _require(self._context.set_tensor_address(name, addresses.get(name, memory.address)), f"address of {name}")
         _require(self._context.execute_async_v3(self._device.stream), "execution")
 
+    def rows(self, name: str, rows: Array) -> Array:
+        """What is uploaded for an input: its values as they are."""
+        return rows
+
+    def prepare(self) -> None:
+        """Nothing: an engine computes everything anew."""
+
     def is_capturable(self) -> bool:
         """Whether the engine can be recorded into a CUDA graph; enterprise TensorRT has no question for it, and can."""
         ask = getattr(self._context, "is_stream_capturable", None)
         return ask is None or bool(ask(self._device.stream))
 
 
-class TensorRTModule:
+class TensorRTModule(DeviceModule):
     """An engine on a device. Its backend's lock is held while it runs."""
 
     def __init__(self, backend: "TensorRTBackend", entry: EngineEntry, bundle: Bundle, module: str) -> None:
-        self.signature = bundle.module(module).signature
-        self._backend, self._entry, self._name = backend, entry, module
+        super().__init__(backend, bundle.module(module).signature)
+        self._tensorrt, self._entry, self._name = backend, entry, module
         self._profiles = profiles_for(self.signature, bundle.manifest.profiles)
         self._engine = backend.deserialize(bundle.file(entry.file))
         self._check_tensors()
         self._cache: RuntimeCache | None = None
         self._scratch: dict[int, Memory] = {}
-        self._executions: OrderedDict[tuple[tuple[str, int], ...], TensorRTExecution] = OrderedDict()
-        self.loop = DeviceLoop(backend.device, self.signature, self.execution_at)
 
     def _check_tensors(self) -> None:
         engine = self._engine
@@ -117,46 +116,8 @@ class TensorRTModule:
                 f"as in the manifest, found {sorted(found)} and {engine.num_optimization_profiles}; export again"
             )
 
-    def __call__(self, **inputs: Array) -> dict[str, Array]:
-        """The outputs by name; raises ``ValueError`` for inputs that do not fit the signature or any profile."""
-        sizes = self.signature.sizes_from_arrays(inputs)
-        with self._backend.working():
-            execution = self.execution_at(sizes)
-            for name, array in inputs.items():
-                self._backend.device.upload(execution.memory[name], array)
-            execution.enqueue({})
-            return {spec.name: self._download(execution, spec.name, sizes) for spec in self.signature.outputs}
-
-    def device_ms(self, **inputs: Array) -> float:
-        """Runs once: device time in milliseconds, without copies. Raises as a call does."""
-        sizes = self.signature.sizes_from_arrays(inputs)
-        with self._backend.working():
-            execution, device = self.execution_at(sizes), self._backend.device
-            for name, array in inputs.items():
-                device.upload(execution.memory[name], array)
-            begin = device.mark()
-            execution.enqueue({})
-            end = device.mark()
-            device.synchronize()
-            return float(end.ms_since(begin))
-
-    def _download(self, execution: TensorRTExecution, name: str, sizes: Sizes) -> Array:
-        (spec,) = (spec for spec in self.signature.outputs if spec.name == name)
-        array: Array = np.empty(spec.shape(sizes), spec.dtype)
-        self._backend.device.download(execution.memory[name], array)
-        return array
-
-    def execution_at(self, sizes: Sizes) -> TensorRTExecution:
-        """The engine at these sizes, which has run once: kernels are compiled, and nothing is left to be set up."""
-        key = tuple(sorted(sizes.items()))
-        if key not in self._executions:
-            self._executions[key] = self._new_execution(sizes)
-        self._executions.move_to_end(key)
-        while len(self._executions) > MAX_EXECUTIONS:
-            self._executions.popitem(last=False)
-        return self._executions[key]
-
-    def _new_execution(self, sizes: Sizes) -> TensorRTExecution:
+    def new_execution(self, sizes: Sizes, changing: frozenset[str]) -> TensorRTExecution:
+        """An execution context at these sizes; the first of an engine may have its kernels compiled."""
         index = choose_profile(self._profiles, sizes)
         device = self._backend.device
         scratch = self._scratch_for(index)
@@ -180,7 +141,7 @@ class TensorRTModule:
         stream = self._backend.device.stream
         context = self._engine.create_execution_context(runtime_config=self._runtime_config())
         if context is None:
-            raise BackendError(f"{self._name}: TensorRT makes no execution context: {self._backend.last_error()}")
+            raise BackendError(f"{self._name}: TensorRT makes no execution context: {self._tensorrt.last_error()}")
         _require(context.set_optimization_profile_async(profile, stream), f"profile {profile}")
         for spec in self.signature.inputs:
             _require(context.set_input_shape(spec.name, spec.shape(sizes)), f"shape {spec.shape(sizes)} of {spec.name}")
@@ -189,7 +150,7 @@ class TensorRTModule:
         return context
 
     def _runtime_config(self) -> Any:
-        trt = self._backend.trt
+        trt = self._tensorrt.trt
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if hasattr(trt, "ComputeCapability"):
@@ -202,8 +163,7 @@ class TensorRTModule:
 
     def close(self) -> None:
         """Frees graphs, contexts and the engine, in that order."""
-        self.loop.close()
-        self._executions.clear()
+        super().close()
         self._scratch.clear()
         self._engine = None
 
@@ -213,7 +173,7 @@ def _require(done: bool, what: str) -> None:
         raise BackendError(f"TensorRT refuses the {what}; its own message is in the log of {__name__}")
 
 
-class TensorRTBackend:
+class TensorRTBackend(DeviceBackend):
     """TensorRT or TensorRT for RTX on one GPU. Thread-safe: one run at a time.
 
     Args:
@@ -224,21 +184,11 @@ class TensorRTBackend:
     default_precision: Precision = "fp16"
 
     def __init__(self, name: str, trt: Any, device: Any) -> None:
-        self.name, self.trt, self.device = name, trt, device
-        self._lock = threading.Lock()
+        super().__init__(name, device)
+        self.trt = trt
         self._errors: deque[str] = deque(maxlen=3)
-        self._modules: list[TensorRTModule] = []
         self._logger = _logger_into(self._errors, trt)
         self._runtime = trt.Runtime(self._logger)
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """The GPU for one thread; everything on the device happens inside."""
-        with self._lock:
-            if self._runtime is None:
-                raise BackendError(f"this {self.name} backend is closed; open the bundle again")
-            self.device.make_current()
-            yield
 
     def check(self, bundle: Bundle, module: str, precision: Precision) -> EngineEntry:
         """The engine of a module that runs here; raises ``BackendError`` where the manifest shows that none does."""
@@ -268,44 +218,9 @@ class TensorRTBackend:
         """What TensorRT logged last as errors."""
         return "; ".join(self._errors) or "no reason given"
 
-    def run_loop(self, denoiser: Module, loop: DenoisingLoop, on_step: OnStep) -> Array:
-        """Runs the loop on the device; ``denoiser`` must be of this backend, which ``on_step`` must not use.
-
-        A loop of a solver without a table runs with its state in host memory instead.
-        """
-        own = self._own(denoiser)
-        if not runs_on_device(loop):
-            return run_loop_on_host(own, loop, on_step)
-        with self.working():
-            return own.loop.run(loop, on_step)
-
-    def run_loop_timed(self, denoiser: Module, loop: DenoisingLoop) -> TimedLoop:
-        """The same without reports, and the device time of its steps, or the time in calls from the host."""
-        own = self._own(denoiser)
-        if not runs_on_device(loop):
-            return run_loop_on_host_timed(own, loop)
-        with self.working():
-            begin = perf_counter()
-            x, engine_ms = own.loop.run_timed(loop)
-            return TimedLoop(x, (perf_counter() - begin) * 1e3, engine_ms, "device")
-
-    def _own(self, module: Module) -> TensorRTModule:
-        if not isinstance(module, TensorRTModule) or module not in self._modules:
-            raise TypeError(f"expected a module that this backend loaded, got {module!r}")
-        return module
-
-    def close(self) -> None:
-        """Frees the device; modules of this backend cannot be used afterwards."""
-        with self._lock:
-            if self._runtime is None:
-                return
-            self.device.make_current()
-            self.device.synchronize()
-            for module in self._modules:
-                module.close()
-            self._modules.clear()
-            self._runtime = None
-            self.device.close()
+    def release(self) -> None:
+        """Frees TensorRT's own runtime."""
+        self._runtime = None
 
 
 def _logger_into(errors: deque[str], trt: Any) -> Any:

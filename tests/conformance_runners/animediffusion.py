@@ -14,7 +14,6 @@ from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.models import LoadOptions, read_checkpoint
 from saishiki.models.animediffusion import AnimeDiffusion, config_from_checkpoint, load
 from saishiki.models.animediffusion.network import sinusoid
-from saishiki.runtime.backends import open_backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.canvas import fit_canvas, place
 from saishiki.runtime.images import grey_from_rgb, normalized_from_uint8, uint8_from_normalized
@@ -25,6 +24,7 @@ from saishiki.runtime.schedule import BUFFERS, DiffusionSchedule, ddim_schedule,
 from saishiki.runtime.thin_plate_spline import ControlPoints, sample_map, warp_image
 from saishiki.runtime.xdog import extract_lines
 from tests.conformance import FOLDER, Case
+from tests.conformance_runners.backends import Name, current_backend, opened
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Case], Arrays]
@@ -272,8 +272,8 @@ def run_pipeline_on_network(case: Case) -> Arrays:
 
 
 @cache
-def pipeline() -> AnimeDiffusionPipeline:
-    """The tiny checkpoint, exported and loaded by the runtime in fp32 on ONNX Runtime."""
+def bundle() -> Bundle:
+    """The tiny checkpoint, exported by this process."""
     folder = Path(tempfile.mkdtemp(prefix="saishiki-conformance-"))
     request = ExportRequest(
         checkpoint=CHECKPOINT,
@@ -282,8 +282,17 @@ def pipeline() -> AnimeDiffusionPipeline:
         profiles=parse_profiles(["64"], "1"),
         load=LoadOptions(),
     )
-    bundle = Bundle.open(export_bundle(request).bundle)
-    return AnimeDiffusionPipeline.load(bundle, open_backend(bundle, "onnxruntime", "cpu"), "fp32")
+    return Bundle.open(export_bundle(request).bundle)
+
+
+def pipeline() -> AnimeDiffusionPipeline:
+    """The tiny checkpoint, loaded by the runtime in fp32."""
+    return _pipeline_on(current_backend())
+
+
+@cache
+def _pipeline_on(backend: Name) -> AnimeDiffusionPipeline:
+    return AnimeDiffusionPipeline.load(bundle(), opened(bundle(), backend), "fp32")
 
 
 def looks_inside(case: Case) -> bool:

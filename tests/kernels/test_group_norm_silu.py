@@ -10,7 +10,6 @@ pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernel
 
 from saishiki.kernels.group_norm_silu import (  # noqa: E402
     VARIANTS,
-    geometry,
     group_norm_silu,
     group_norm_silu_reference,
 )
@@ -23,6 +22,7 @@ from saishiki.kernels.group_norm_silu.launch import (  # noqa: E402
     plan_chunks,
 )
 from saishiki.models.animediffusion.network import AnimeDiffusionConfig, UNet  # noqa: E402
+from saishiki.runtime.backends import group_norm_tiles  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-5
@@ -346,7 +346,7 @@ def test_statistics_of_an_upsampled_image_have_every_pixel_of_the_skip(layout: A
 
 
 def workspace_of(u: Input, groups: int, chunks: int) -> Workspace:
-    return new_workspace(u.x, geometry.split_channels(u.out_shape[1], groups), chunks, groups)
+    return new_workspace(u.x, group_norm_tiles.split_channels(u.out_shape[1], groups), chunks, groups)
 
 
 def test_statistics_on_one_workspace_again_and_again() -> None:
@@ -414,7 +414,7 @@ def test_group_norm_silu_is_animediffusions_decoder(
 ) -> None:
     arguments = case(shape, dtype, layout, groups=groups, concat=skip, upsample=True, vectors=dtype, return_input=True)
     tensors = [arguments[name] for name in ("x", "concat", "weight", "bias")]
-    assert plan_chunks(input_of(arguments), geometry.split_channels(shape[1] + skip, groups)) > 1
+    assert plan_chunks(input_of(arguments), group_norm_tiles.split_channels(shape[1] + skip, groups)) > 1
     truth, exact_u = animediffusions(*(tensor.double() for tensor in tensors), groups)
     plain, _ = animediffusions(*tensors, groups)
     out, u = group_norm_silu(**arguments)
@@ -660,8 +660,8 @@ def test_the_op_refuses_layouts_that_a_compiler_has_changed() -> None:
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, 32, 33, 64])
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 10, 17, 24, 31, 32, 33, 60, 80])
 def test_split_channels_gives_every_channel_to_one_program(width: int, groups: int) -> None:
-    channels, block = width * groups, geometry.STATISTICS_CHANNELS
-    split = geometry.split_channels(channels, groups)
+    channels, block = width * groups, group_norm_tiles.STATISTICS_CHANNELS
+    split = group_norm_tiles.split_channels(channels, groups)
     sets = split.blocks // split.slices
     assert split.blocks == sets * split.slices
     assert split.set_channels % width == 0
@@ -683,23 +683,23 @@ ANIMEDIFFUSION = [
 
 @pytest.mark.parametrize(("channels", "side"), ANIMEDIFFUSION, ids=str)
 def test_every_multiprocessor_has_a_program_at_batch_1(channels: int, side: int) -> None:
-    split = geometry.split_channels(channels, 32)
+    split = group_norm_tiles.split_channels(channels, 32)
     assert split.unit == 8  # as the cubins have it
-    chunks = geometry.count_chunks(side * side, blocks=split.blocks, sms=132)
+    chunks = group_norm_tiles.count_chunks(side * side, blocks=split.blocks, sms=132)
     assert split.blocks * chunks >= 132
-    for block_p, block_c in geometry.APPLY_TILES.values():
+    for block_p, block_c in group_norm_tiles.APPLY_TILES.values():
         blocks = -(-channels // block_c)
-        pixel_blocks = geometry.count_pixel_blocks(side * side, block_pixels=block_p, blocks=blocks, sms=132)
+        pixel_blocks = group_norm_tiles.count_pixel_blocks(side * side, block_pixels=block_p, blocks=blocks, sms=132)
         assert blocks * pixel_blocks >= 132
 
 
 @pytest.mark.parametrize("pixels", [1, 16, 17, 64, 65, 1000, 65536])
 @pytest.mark.parametrize("blocks", [1, 2, 7, 4096])
 def test_pixels_are_cut_without_an_empty_part(pixels: int, blocks: int) -> None:
-    chunks = geometry.count_chunks(pixels, blocks=blocks, sms=132)
-    pixel_blocks = geometry.count_pixel_blocks(pixels, block_pixels=32, blocks=blocks, sms=132)
+    chunks = group_norm_tiles.count_chunks(pixels, blocks=blocks, sms=132)
+    pixel_blocks = group_norm_tiles.count_pixel_blocks(pixels, block_pixels=32, blocks=blocks, sms=132)
     for parts in (chunks, pixel_blocks):
-        per_part = -(-pixels // (parts * geometry.PIXEL_UNIT)) * geometry.PIXEL_UNIT
+        per_part = -(-pixels // (parts * group_norm_tiles.PIXEL_UNIT)) * group_norm_tiles.PIXEL_UNIT
         assert (parts - 1) * per_part < pixels <= parts * per_part
     assert -(-pixels // pixel_blocks) <= 32
 
@@ -759,7 +759,9 @@ def test_group_norm_silu_of_a_large_mean_on_the_gpu(dtype: Any, mean: float, sca
 def test_statistics_are_the_same_200_times(shape: tuple[int, int, int, int]) -> None:
     """Programs finish in another order each time; whoever is last must find all partials, and clear its ticket."""
     u = input_of(case(shape, torch.float16, torch.channels_last, groups=32))
-    chunks = geometry.count_chunks(shape[2] * shape[3], blocks=geometry.split_channels(shape[1], 32).blocks, sms=1056)
+    chunks = group_norm_tiles.count_chunks(
+        shape[2] * shape[3], blocks=group_norm_tiles.split_channels(shape[1], 32).blocks, sms=1056
+    )
     workspace = workspace_of(u, 32, chunks)
     first = compute_statistics(u, 32, EPS, chunks=chunks, workspace=workspace).clone()
     assert_moments(first, u.x, 32)

@@ -51,6 +51,12 @@ def test_resolve_dim_of_an_unknown_symbol():
         resolve_dim("tokens", {"height": 8})
 
 
+@pytest.mark.parametrize("dim", ["", "height-8", "1 + height", "-1", "0"])
+def test_resolve_dim_refuses_what_is_no_dim(dim):
+    with pytest.raises(ValueError, match=r"expected a dim such as 3, height or height/8, got"):
+        resolve_dim(dim, {"height": 8})
+
+
 def test_symbols_of():
     assert symbols_of("2*height/8*width") == ("height", "width")
     assert symbols_of("77") == ()

@@ -26,11 +26,13 @@ def test_the_code_with_pytorch_runs_in_its_order() -> None:
     names: dict[str, Any] = {}
     for block in WITH_TORCH:
         exec(block, names)
-    assert len(WITH_TORCH) == 5
+    assert len(WITH_TORCH) == 7
     assert names["out"].shape == (1, 20, 64)
     assert names["q"].shape == (1, 20, 64)
     assert names["y"].shape == names["u"].shape == (1, 64, 12, 10)
-    results = [names[name] for name in ("out", "q", "x", "model_input", "y", "u")]
+    assert names["z"].shape == (1, 16, 6, 5)
+    assert names["gathered"].shape == (1, 20, 64)
+    results = [names[name] for name in ("out", "q", "x", "model_input", "y", "u", "z", "gathered")]
     assert all(result.isfinite().all() for result in results)
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'saishiki[kernels]
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 
 from kernel_bench.cases import CASES, AttentionCase, SplitCase
-from kernel_bench.readme import README, markdown, with_figures
+from kernel_bench.readme import MARKED, README, markdown, with_figures
 from kernel_bench.static import case_row, cubin_row, static_report
 
 from saishiki.runtime.backends.cubins import read_cubin_index
@@ -38,7 +38,8 @@ def test_the_readme_shows_the_saved_figures() -> None:
 
 def test_the_readme_shows_figures_of_every_op(report: Any) -> None:
     shown = with_figures(README.read_text(), report)
-    assert len({row["op"] for row in report["cases"]}) == shown.count("<!-- figures of ")
+    marks = [op for found in MARKED.finditer(shown) for op in found[2].split(", ")]
+    assert sorted(marks) == sorted({row["op"] for row in report["cases"]})
     assert {row["name"] for row in report["cubins"]} <= set(shown.replace("`", " ").split())
 
 
@@ -99,6 +100,16 @@ def test_masks_are_what_their_names_say(case: Any) -> None:
         assert mixed <= 2 / tiles or case.regions.background.all()
     else:
         assert mixed > 0.6
+
+
+def test_a_kernel_of_some_targets_has_dashes_for_the_others(report: Any) -> None:
+    rows = [row for row in report["cubins"] if row["name"] == "convolution_norm_128x128_fp16"]
+    assert {row["target"] for row in rows} == {"sm80", "sm86", "sm89", "sm120"}
+    text = with_figures(README.read_text(), report)
+    (line,) = (line for line in text.splitlines() if line.startswith("| `convolution_norm_128x128_fp16` |"))
+    registers = [str(row["registers"]) for row in rows]
+    assert " / ".join([*registers[:3], "-", *registers[3:]]) in line
+    assert line.endswith("| none |")
 
 
 def test_markdown_of_a_table() -> None:

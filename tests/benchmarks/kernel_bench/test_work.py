@@ -5,8 +5,17 @@ from itertools import product
 
 import numpy as np
 import pytest
-from kernel_bench.work import Regions, attention_work, group_norm_work, projection_work, sampler_work
+from kernel_bench.work import (
+    Regions,
+    attention_work,
+    convolution_work,
+    group_norm_work,
+    projection_work,
+    sampler_work,
+)
 from roofline import Work
+
+from saishiki.runtime.backends.convolution_tiles import ConvolutionShape
 
 MASKS = ["foreground", "background", "mixed", "batch differs"]
 
@@ -217,3 +226,27 @@ def test_silu_costs_operations_but_no_bytes() -> None:
     )
     assert with_silu.nbytes == without.nbytes
     assert with_silu.vector_flops > without.vector_flops
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("normalised", [0, 3])
+def test_convolution_work_is_what_a_walk_counts(normalised: int, residual: bool) -> None:
+    shape = ConvolutionShape(2, 5, 4, 3, 7, (3, 2), 2, (1, 0, 1, 1))
+    moved, products, norms = set(), 0, 0
+    pixels = product(range(shape.batch), range(shape.out_height), range(shape.out_width))
+    for b, i, j in pixels:
+        for k in range(shape.filters):
+            moved.add(("out", b, i, j, k))
+            if residual:
+                moved.add(("residual", b, i, j, k))
+        for r, s, c in product(range(3), range(2), range(shape.channels)):
+            y, x = 2 * i + r - 1, 2 * j + s
+            norms += normalised
+            if 0 <= y < 5 and x < 4:
+                moved.add(("in", b, y, x, c))
+            for k in range(shape.filters):
+                moved.add(("weight", k, r, s, c))
+                products += 1
+    found = convolution_work(shape, itemsize=2, residual=residual, normalised=normalised)
+    outs = sum(place[0] == "out" for place in moved)
+    assert found == Work(2 * products, 6 * norms + outs * (1 + residual), 2 * len(moved), 1)

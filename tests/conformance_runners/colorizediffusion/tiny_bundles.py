@@ -14,7 +14,6 @@ import numpy as np
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
 from saishiki.models import LoadOptions
-from saishiki.runtime.backends import open_backend
 from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
@@ -29,6 +28,7 @@ from saishiki.runtime.pipelines.colorizediffusion import (
 from saishiki.runtime.pipelines.colorizediffusion.modules import LazyModules
 from saishiki.runtime.signature import Array, Signature
 from tests.conformance import FOLDER, Case
+from tests.conformance_runners.backends import Name, current_backend, opened
 
 BACKGROUND = ("vanilla", "style", "background", "full")
 EXPORTED: Mapping[tuple[Generation, str], LoadOptions] = {
@@ -117,14 +117,19 @@ def _for_both(name: str) -> tuple[str, Guidance | None]:
     return (f"{kind}_both", guidance) if name.startswith("denoiser_") else (name, None)  # type: ignore[return-value]
 
 
-@cache
 def pipeline_of(
     generation: Generation, part: str = "main", prediction: str = "v", precision: Precision = "fp32"
 ) -> ColorizeDiffusionPipeline:
     """The runtime's pipeline on a bundle, which is told what the network predicts: the cases are of both kinds."""
+    return _pipeline_on(current_backend(), generation, part, prediction, precision)
+
+
+@cache
+def _pipeline_on(
+    backend: Name, generation: Generation, part: str, prediction: str, precision: Precision
+) -> ColorizeDiffusionPipeline:
     bundle = bundle_of(generation, part)
     told = Bundle(bundle.path, replace(bundle.manifest, prediction=prediction))  # type: ignore[arg-type]
     tables = told.schedule_tables("alphas_cumprod")
-    backend = open_backend(told, "onnxruntime", device="cpu")
     modules = LazyModules if part == "foreground" else ModulesForAnyGuidance
-    return ColorizeDiffusionPipeline(modules(told, backend, precision), tables["alphas_cumprod"])
+    return ColorizeDiffusionPipeline(modules(told, opened(told, backend), precision), tables["alphas_cumprod"])

@@ -80,6 +80,20 @@ def attention_case(tmp_path: Path) -> Callable[..., Case]:
 
 
 @pytest.fixture
+def weights_in_a_file(tmp_path: Path) -> Case:
+    """A chain of layers whose weights, 24 MB, lie in ``chain.data``."""
+    names = [f"w{i}" for i in range(12)]
+    x, y = (TensorSpec(name, "float16", ("batch", "1024")) for name in "xy")
+    values = ["x", *(f"h{i}" for i in range(len(names) - 1)), "y"]
+    nodes = [_onnx().helper.make_node("MatMul", [values[i], name], [values[i + 1]]) for i, name in enumerate(names)]
+    sizes = {"batch": 4}
+    signature = Signature(inputs=(x,), outputs=(y,), multiples={})
+    path = _saved(tmp_path / "chain.onnx", nodes, signature, [_weights(name, 1024, 1024) for name in names])
+    _onnx().save(_onnx().load(path), path, save_as_external_data=True, location="chain.data", size_threshold=0)
+    return Case(path, signature, (Profile(sizes, sizes, sizes),))
+
+
+@pytest.fixture
 def unknown_operator_case(conv_case: Case) -> Case:
     """A graph whose last operator does not exist."""
     onnx = _onnx()

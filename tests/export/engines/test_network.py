@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 
 from saishiki.export.engines import EngineBuildError
 from saishiki.export.engines.log import BuildLog, logger_into
+from saishiki.export.engines.mapped_weights import MappedWeights
 from saishiki.export.engines.network import check_network, count_fusable_attentions, network_from_onnx
 from saishiki.runtime.signature import TensorSpec
 
@@ -19,7 +21,8 @@ def parsed(onnx: Path) -> Iterator[Any]:
     """The network of a graph, while its builder and logger live."""
     logger = logger_into(BuildLog(), trt)
     builder = trt.Builder(logger)
-    yield network_from_onnx(str(onnx), builder=builder, logger=logger, trt=trt)
+    with MappedWeights() as weights:
+        yield network_from_onnx(onnx, weights, builder=builder, logger=logger, trt=trt)
 
 
 def test_network_from_onnx_names_an_unknown_operator(unknown_operator_case: Any) -> None:
@@ -29,7 +32,16 @@ def test_network_from_onnx_names_an_unknown_operator(unknown_operator_case: Any)
 
 
 def test_network_from_onnx_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(EngineBuildError, match=r"cannot be found.*nothing\.onnx"), parsed(tmp_path / "nothing.onnx"):
+    with (
+        pytest.raises(EngineBuildError, match=r"cannot be read: No such file.*nothing\.onnx"),
+        parsed(tmp_path / "nothing.onnx"),
+    ):
+        pass
+
+
+def test_network_from_onnx_refuses_weights_that_are_cut_short(weights_in_a_file: Any) -> None:
+    os.truncate(weights_in_a_file.onnx.with_suffix(".data"), 1000)
+    with pytest.raises(EngineBuildError, match="the ONNX parser refuses it"), parsed(weights_in_a_file.onnx):
         pass
 
 

@@ -37,7 +37,7 @@ def test_parse_targets(targets: str | tuple[str, ...], sms: tuple[int, ...], exp
         ("rtx:sm90", (), r"not for sm90 \(H100, H200\)"),
         ("rtx", (87,), r"sm121; not for sm87"),
         ("rtx:ada", (), r"sm121; not for smada"),
-        ("cuda", (), r"no target 'cuda'; expected onnx, rtx, rtx:sm89 or tensorrt"),
+        ("vulkan", (), r"no target 'vulkan'; expected onnx, rtx, rtx:sm89, tensorrt or cuda"),
         ("rtx:", (), r"no target 'rtx:'"),
         ("tensorrt:sm80", (), r"no target 'tensorrt:sm80'"),
         ("onnx", (89,), r"--sm 89 concerns the target rtx, but the targets are onnx; add rtx"),

@@ -199,6 +199,12 @@ class KernelEngine:
                 input_slots=0,
             )
 
+    def rows(self, name: str, rows: Array) -> Array:
+        return rows
+
+    def prepare(self) -> None:
+        self.device.log.append("prepare")
+
     def is_capturable(self) -> bool:
         return self.capturable
 

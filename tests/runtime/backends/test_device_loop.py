@@ -19,7 +19,7 @@ from saishiki.runtime.signature import Array, Signature, TensorSpec
 def loop_on(fakes: Any, device: Any, *, capturable: bool = True, slots: int = 1) -> DeviceLoop:
     engines: dict[tuple[Any, ...], Any] = {}
 
-    def engine_at(sizes: Any) -> Any:
+    def engine_at(sizes: Any, changing: Any) -> Any:
         key = tuple(sorted(sizes.items()))
         if key not in engines:
             engines[key] = fakes.engine(device, sizes, capturable=capturable, slots=slots)
@@ -161,7 +161,7 @@ def test_loop_refuses_phases_of_other_tokens(fakes: Any) -> None:
     state, _, time = fakes.signature.inputs
     key = TensorSpec("condition", "float32", ("batch", "tokens"))
     signature = Signature((state, key, time), fakes.signature.outputs, {})
-    device_loop = DeviceLoop(fakes.device(), signature, lambda sizes: None)  # type: ignore
+    device_loop = DeviceLoop(fakes.device(), signature, lambda sizes, changing: None)  # type: ignore
     keys = tuple({"condition": np.zeros((2, tokens), np.float32)} for tokens in (4, 8))
     with pytest.raises(ValueError, match=r"expected constants of the sizes .*'tokens': 4.* in every phase"):
         device_loop.run(replace(loop, constants=keys, phases=(0, 1)), no_progress)
@@ -311,7 +311,7 @@ def test_loop_keeps_few_plans(fakes: Any) -> None:
 def test_loop_plans_anew_for_a_new_engine(fakes: Any) -> None:
     """Where the module has dropped an engine and made another, the graphs of the first are of no use."""
     device, loop = fakes.device(), fakes.draw_loop()
-    device_loop = DeviceLoop(device, fakes.signature, lambda sizes: fakes.engine(device, sizes))
+    device_loop = DeviceLoop(device, fakes.signature, lambda sizes, changing: fakes.engine(device, sizes))
     for _ in range(2):
         assert_same(device_loop.run(loop, no_progress), on_host(fakes, loop))
     assert device.log.count("capture") == 2
@@ -333,7 +333,7 @@ def test_loop_refuses_a_constant_of_another_shape(fakes: Any) -> None:
 def test_loop_refuses_a_prediction_in_fp16(fakes: Any) -> None:
     signature = fakes.signature
     half = (TensorSpec("eps", "float16", signature.outputs[0].dims),)
-    device_loop = DeviceLoop(fakes.device(), Signature(signature.inputs, half, {}), lambda sizes: None)  # type: ignore
+    device_loop = DeviceLoop(fakes.device(), Signature(signature.inputs, half, {}), lambda sizes, changing: None)  # type: ignore
     with pytest.raises(ValueError, match="expected state and prediction in float32"):
         device_loop.run(fakes.draw_loop(), no_progress)
 

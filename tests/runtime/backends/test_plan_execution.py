@@ -1,0 +1,145 @@
+import ctypes
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
+pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
+
+from saishiki.export.half_graph import half_graph  # noqa: E402
+from saishiki.export.onnx_graph import trace  # noqa: E402
+from saishiki.export.passes import PASSES  # noqa: E402
+from saishiki.export.plan import lower_model  # noqa: E402
+from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
+from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
+from saishiki.models.animediffusion.network import UNet  # noqa: E402
+from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
+from saishiki.runtime.backends.launches import launches_of  # noqa: E402
+from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights  # noqa: E402
+from saishiki.runtime.backends.plans import LoadedPlan  # noqa: E402
+from saishiki.runtime.parity import relative_error  # noqa: E402
+from saishiki.runtime.plan import interpret  # noqa: E402
+from saishiki.runtime.plan.extents import Tensors  # noqa: E402
+from tests.runtime.backends.interpreted_device import InterpretedDevice  # noqa: E402
+
+SIZES = {"batch": 2, "height": 8, "width": 12}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """AnimeDiffusion with two levels, as small as norms of 32 groups allow."""
+    config = AnimeDiffusionConfig(7, 3, 64, 1, (1, 2), 2, False, 100)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        unet = UNet(config)
+    signature = signatures(config)["denoiser"]
+    model = half_graph(trace(Denoiser(unet), signature, {"batch": 2, "height": 8, "width": 12}), keep_fp32=())
+    for rewrite in PASSES:
+        rewrite(model, signature)
+    lowered = lower_model(model, signature, "fp16")
+    return LoadedPlan(lowered.plan, signature, {name: stored.read() for name, stored in lowered.weights.items()})
+
+
+@pytest.fixture(scope="module")
+def inputs(loaded):
+    rng = np.random.default_rng(8)
+    arrays = {spec.name: rng.standard_normal(spec.shape(SIZES)).astype(np.float32) for spec in loaded.signature.inputs}
+    return arrays
+
+
+def execution_on(device, loaded):
+    return PlanExecution(
+        device,
+        loaded,
+        upload_weights(device, loaded),
+        SIZES,
+        changing={"noisy", "time"},
+        sms=device.multiprocessors,
+    )
+
+
+def uploaded(device, execution, inputs):
+    for name, array in inputs.items():
+        device.upload(execution.memory[name], execution.rows(name, array[None])[0])
+
+
+@pytest.mark.slow
+def test_each_launch_computes_what_its_reference_does_and_touches_nothing_else(loaded, inputs):
+    device = InterpretedDevice()
+    execution = execution_on(device, loaded)
+    uploaded(device, execution, inputs)
+    extents, address = execution.extents, execution.address({})
+    memory = host_view(execution, extents, address)
+    for op in execution.ops:
+        for name in op.writes():
+            memory[name][:] = np.nan
+        before = {name: array.copy() for name, array in memory.items()}
+        wanted = {name: array.copy() for name, array in memory.items()}
+        op.compute(Tensors(SIZES, wanted))
+        for launch in launches_of(op, extents, address, sms=device.multiprocessors):
+            device.launch(launch.kernel, **launch.arguments)
+        for name, array in memory.items():
+            if name in op.writes():
+                assert relative_error(array, wanted[name]) < 2e-3, f"{name} of {op}"
+            elif not overlaps(name, op.writes(), execution):
+                np.testing.assert_array_equal(array, before[name], err_msg=f"{name}, which {op} does not write")
+    want = interpret(loaded.plan, loaded.signature, loaded.weights, inputs)["eps"]
+    assert 0 < relative_error(memory["eps"], want) < 1e-3
+    assert device.guards_are_whole()
+
+
+def host_view(execution, extents, address):
+    """Every tensor of the plan where it lies on the device, which is memory of the host."""
+    views = {}
+    for name, extent in extents.of.items():
+        if name not in execution.hoisted:
+            content = (ctypes.c_uint8 * extent.nbytes).from_address(address(name))
+            views[name] = np.frombuffer(content, extent.dtype).reshape(extent.shape)
+    return views
+
+
+def overlaps(name, written, execution):
+    """Whether a buffer shares memory with one that is written: its own content is no longer needed then."""
+
+    def ends(buffer):
+        begin = execution.offsets[buffer]
+        return begin, begin + execution.extents.nbytes(buffer)
+
+    if name not in execution.offsets:
+        return False
+    begin, end = ends(name)
+    return any(begin < ends(other)[1] and ends(other)[0] < end for other in written if other in execution.offsets)
+
+
+@pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm90", "sm120"])
+def test_every_launch_has_a_cubin_for_every_gpu(loaded, target):
+    device = InterpretedDevice(target=target, multiprocessors=132, runs=False)
+    execution = execution_on(device, loaded)
+    execution.prepare()
+    execution.enqueue({})
+    assert len(device.launched) == len(loaded.plan.ops)
+
+
+def test_a_misplaced_tensor_is_noticed(loaded):
+    device = InterpretedDevice(runs=False)
+    execution = execution_on(device, loaded)
+    with pytest.raises(AssertionError, match="x_ptr lies in no memory"):
+        execution.enqueue({"noisy": 4096})
+    with pytest.raises(ValueError, match="must be a multiple of 16"):
+        execution.enqueue({"noisy": execution.memory["noisy"].address + 8})
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_as_in_numpy_and_the_same_bits_twice(loaded, inputs, needs_gpu):
+    device = CudaDevice(0)
+    execution = execution_on(device, loaded)
+    outputs = []
+    for _ in range(2):
+        uploaded(device, execution, inputs)
+        execution.prepare()
+        execution.enqueue({})
+        outputs.append(np.full(loaded.signature.outputs[0].shape(SIZES), np.nan, np.float32))
+        device.download(execution.memory["eps"], outputs[-1])
+    want = interpret(loaded.plan, loaded.signature, loaded.weights, inputs)["eps"]
+    assert relative_error(outputs[0], want) < 1e-3
+    np.testing.assert_array_equal(outputs[0], outputs[1])
