@@ -10,8 +10,9 @@ A launch without torch: the grid is ``channel_blocks * chunks * batch``.
 - u: ``channels`` is C, ``channels_x`` the number of x's own, ``pixels`` H W and ``width`` W of x, also where UPSAMPLE
   is on; concat and residual are then of the large size. With neither of them an upsampled x has the statistics of the
   small image: a variant without UPSAMPLE serves. Pointers that a variant does not use may be null.
-- ``split_channels`` in ``runtime/backends/group_norm_tiles.py`` gives ``channel_blocks``, ``slices``, ``set_units`` (``set_channels / UNIT``)
-  and the variant's UNIT; ``chunks`` may be any number from 1, ``count_chunks`` gives one that fills the GPU.
+- ``split_channels`` in ``runtime/backends/group_norm_tiles.py`` gives ``channel_blocks``, ``slices``, ``set_units``
+  (``set_channels / UNIT``) and the variant's UNIT; ``chunks`` may be any number from 1, ``count_chunks`` gives one that
+  fills the GPU.
 - ``partials_ptr``: workspace of ``batch * channel_blocks * chunks * 2 * BLOCK_C`` fp32; need not be cleared.
 - ``tickets_ptr``: ``batch * channel_blocks / slices`` int32, 0 before the first launch; every launch leaves them 0, so
   a CUDA graph may replay on the same ones. Launches that may overlap need workspaces of their own.

@@ -13,6 +13,24 @@ def _gelu(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _sine(x, quarters):  # type: ignore[no-untyped-def]
+    """sin(x + quarters * pi), by its series to the eleventh power, which is far shorter than a library's.
+
+    ``x + quarters * pi`` is ``turns * pi`` and the rest r, from -pi/2 to pi/2; pi is taken off in two parts, of which the
+    first is exact.
+    """
+    turns = tl.floor(x * 0.3183098861837907 + (quarters + 0.5))
+    taken = turns - quarters
+    r = x - taken * 3.140625 - taken * 0.0009676535897932385
+    s = r * r
+    series = 2.7557319223985893e-06 - s * 2.505210838544172e-08
+    series = 0.008333333333333333 - s * (0.0001984126984126984 - s * series)
+    series = r - r * s * (0.16666666666666666 - s * series)
+    odd = turns - 2.0 * tl.floor(turns * 0.5)
+    return series * (1.0 - 2.0 * odd)
+
+
+@triton.jit
 def of_one(function, a):  # type: ignore[no-untyped-def]
     y = a  # copy
     if function == 1:  # silu
@@ -21,6 +39,10 @@ def of_one(function, a):  # type: ignore[no-untyped-def]
         y = tl.sigmoid(a)
     elif function == 3:  # gelu
         y = _gelu(a)
+    elif function == 4:  # sin
+        y = _sine(a, 0.0)
+    elif function == 5:  # cos
+        y = _sine(a, 0.5)
     return y
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    1 operand   copy, silu, sigmoid, gelu (exact)
+    1 operand   copy, silu, sigmoid, gelu (exact), sin, cos
     2           add, sub, mul, div, gated_gelu = a * gelu(b)
     3           clip = min(max(a, b), c), modulate = a * (1 + b) + c
     4           select_above = c where a > b, else d

@@ -19,6 +19,8 @@ _REFERENCES: Mapping[str, Callable[..., Tensor]] = {
     "silu": F.silu,
     "sigmoid": torch.sigmoid,
     "gelu": F.gelu,
+    "sin": torch.sin,
+    "cos": torch.cos,
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,

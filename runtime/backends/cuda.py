@@ -129,6 +129,14 @@ class CudaDevice:
             raise BackendError(f"GPU {self.ordinal} has no room for {nbytes} more bytes: {error}") from error
         return Memory(int(buffer.handle), nbytes, buffer)
 
+    def free_bytes(self) -> int:
+        """How much more memory the GPU has."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        error = ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        if error:
+            raise BackendError(f"GPU {self.ordinal} does not tell its free memory (cuMemGetInfo returns error {error})")
+        return free.value
+
     def upload(self, memory: Memory, array: Array) -> None:
         """Enqueues a copy from host memory to the start of ``memory``."""
         host = np.ascontiguousarray(array)

@@ -4,33 +4,78 @@ from typing import Any
 
 from saishiki.runtime.backends.cuda import CudaDevice, driver_problem, import_cuda_core
 from saishiki.runtime.backends.cuda_reference import InterpretedModule
+from saishiki.runtime.backends.cudnn import (
+    ChoiceCache,
+    Cudnn,
+    CudnnPart,
+    ExecutionPlan,
+    Handle,
+    Operation,
+    Planner,
+    PlanTimer,
+    choose_plan,
+    circumstances_of,
+    load_cudnn,
+    why_cudnn_unavailable,
+)
 from saishiki.runtime.backends.device import Memory
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights
-from saishiki.runtime.backends.plans import BACKEND, LoadedPlan, find_plan, load_plan
+from saishiki.runtime.backends.plans import LoadedPlan, find_plan, load_plan
 from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
 from saishiki.runtime.signature import Sizes
 
+NAMES = ("cuda", "cuda-cudnn", "cuda-triton")
+"""By which libraries: cuDNN where it is installed; cuDNN for what it has engines for; our kernels alone."""
 
-def open_cuda(device: int) -> "CudaBackend":
-    """The backend on a GPU; raises ``BackendError`` saying what is missing."""
-    if reason := why_unavailable():
+
+def open_cuda(name: str, device: int) -> "CudaBackend":
+    """The backend on a GPU, one of :data:`NAMES`; its own name tells which libraries it uses.
+
+    Raises ``BackendError`` saying what is missing.
+    """
+    if reason := why_unavailable(name):
         raise BackendError(reason)
-    return CudaBackend(CudaDevice(device))
+    gpu = CudaDevice(device)
+    if name == "cuda-triton" or (name == "cuda" and why_cudnn_unavailable()):
+        return CudaBackend(gpu)
+    return CudaBackend(gpu, CudnnOnDevice(gpu, load_cudnn()))
 
 
-def why_unavailable() -> str | None:
-    """Why this backend cannot run here, or None where it can."""
+def why_unavailable(name: str = "cuda") -> str | None:
+    """Why a backend cannot run here, or None where it can."""
     if problem := driver_problem():
         return problem
     try:
         import_cuda_core()
     except BackendError as error:
         return str(error)
-    return None
+    return why_cudnn_unavailable() if name == "cuda-cudnn" else None
+
+
+class CudnnOnDevice:
+    """cuDNN on a device: a handle, and engines that are timed once for each operation and kept.
+
+    Args:
+        device: a :class:`saishiki.runtime.backends.cuda.CudaDevice`, or what behaves like one, current in this thread.
+    """
+
+    def __init__(self, device: Any, cudnn: Cudnn) -> None:
+        self._handle = Handle(cudnn, device.stream)
+        self._planner = Planner(cudnn, int(device.target.removeprefix("sm")), self._handle.value)
+        circumstances = circumstances_of(self._planner, gpu=device.name, multiprocessors=device.multiprocessors)
+        self._cache, self._timer = ChoiceCache(circumstances), PlanTimer(device, self._handle.value)
+        self.part = CudnnPart(self._handle.value, self._choose)
+
+    def _choose(self, operation: Operation) -> ExecutionPlan:
+        return choose_plan(self._planner, operation, cache=self._cache, time_ms=self._timer)
+
+    def close(self) -> None:
+        """Destroys the handle; before the device's stream."""
+        self._handle.close()
 
 
 class PlannedModule(DeviceModule):
@@ -39,6 +84,7 @@ class PlannedModule(DeviceModule):
     def __init__(self, backend: "CudaBackend", loaded: LoadedPlan) -> None:
         super().__init__(backend, loaded.signature)
         self._loaded = loaded
+        self._part = backend.cudnn.part if backend.cudnn else None
         self._weights: dict[str, Memory] = upload_weights(backend.device, loaded)
 
     def depends_on_changing(self) -> bool:
@@ -49,7 +95,13 @@ class PlannedModule(DeviceModule):
         """Memory and launches at these sizes; run once, so that every kernel is loaded."""
         device = self._backend.device
         execution = PlanExecution(
-            device, self._loaded, self._weights, sizes, changing=changing, sms=device.multiprocessors
+            device,
+            self._loaded,
+            self._weights,
+            sizes,
+            changing=changing,
+            sms=device.multiprocessors,
+            cudnn=self._part,
         )
         execution.prepare()
         execution.enqueue({})
@@ -69,12 +121,14 @@ class CudaBackend(DeviceBackend):
 
     Args:
         device: a :class:`saishiki.runtime.backends.cuda.CudaDevice`, or what behaves like one.
+        cudnn: runs what it has engines for; None leaves all to our kernels.
     """
 
     default_precision: Precision = "fp16"
 
-    def __init__(self, device: Any) -> None:
-        super().__init__(BACKEND, device)
+    def __init__(self, device: Any, cudnn: CudnnOnDevice | None = None) -> None:
+        super().__init__("cuda-cudnn" if cudnn else "cuda-triton", device)
+        self.cudnn = cudnn
 
     def check(self, bundle: Bundle, module: str, precision: Precision) -> EngineEntry:
         """The plan of a module; raises ``BackendError`` where the bundle has none in this precision."""
@@ -89,3 +143,8 @@ class CudaBackend(DeviceBackend):
             module_on_device = PlannedModule(self, loaded)
             self._modules.append(module_on_device)
         return module_on_device
+
+    def release(self) -> None:
+        """Destroys cuDNN's handle."""
+        if self.cudnn:
+            self.cudnn.close()

@@ -40,6 +40,10 @@ class Device(Protocol):
         """New memory, its content undefined."""
         ...
 
+    def free_bytes(self) -> int:
+        """How much more it can allocate."""
+        ...
+
     def upload(self, memory: Memory, array: Array) -> None:
         """Enqueues a copy from host memory to the start of ``memory``."""
         ...

@@ -1,22 +1,32 @@
 """A plan ready to run at fixed sizes: its memory, and its launches in order."""
 
+import math
 from collections.abc import Mapping, Set
 
 import numpy as np
 
+from saishiki.runtime.backends.cudnn.plan_part import WORKSPACE, ZEROS, ChosenPlan, CudnnPart
 from saishiki.runtime.backends.device import Device, Memory, padded_bytes
 from saishiki.runtime.backends.launches import Address, launches_of, workspaces_of
 from saishiki.runtime.backends.launches.group_norm import TICKETS
 from saishiki.runtime.backends.plans import LoadedPlan
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan import lay_out
-from saishiki.runtime.plan.ops import AnyOp
+from saishiki.runtime.plan.ops import AnyOp, Matmul
 from saishiki.runtime.plan.phases import split_phases
 from saishiki.runtime.signature import Array, Sizes
 
 
 def upload_weights(device: Device, loaded: LoadedPlan) -> dict[str, Memory]:
-    """A plan's weights on the device, by name; all executions of a module share them."""
+    """A plan's weights on the device, by name; all executions of a module share them.
+
+    Raises ``BackendError`` where the GPU has too little memory for them, before it takes any.
+    """
+    needed = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in loaded.plan.weights.values())
+    if needed > (free := device.free_bytes()):
+        raise BackendError(
+            f"the plan's weights need {needed / 1e6:.1f} MB, and the GPU has {free / 1e6:.1f} MB left; free some of it"
+        )
     weights = {}
     for name in loaded.plan.weights:
         array = loaded.weights[name]
@@ -36,6 +46,7 @@ class PlanExecution:
         weights: as :func:`upload_weights` gives them.
         changing: inputs that are new in every run; what depends on the others alone is computed by :meth:`prepare`.
         sms: multiprocessors of the GPU.
+        cudnn: runs the operations that it has something for; None leaves all to our kernels.
 
     Raises ``BackendError`` where no kernel runs one of the plan's operations, or the GPU has too little memory.
     """
@@ -49,23 +60,35 @@ class PlanExecution:
         *,
         changing: Set[str],
         sms: int,
+        cudnn: CudnnPart | None = None,
     ) -> None:
         self._device, self._loaded, self._weights, self._sms = device, loaded, weights, sms
         phases = split_phases(loaded.plan, changing)
         self._constant, self._changed = phases.plan.ops[: phases.constant], phases.plan.ops[phases.constant :]
         self.extents = phases.plan.extents(loaded.signature, sizes)
         arena = lay_out(phases.plan, self.extents, phases.kept)
+        self._by_cudnn = self._chosen(cudnn) if cudnn else {}
         self.hoisted = {vector.input: name for name, vector in loaded.plan.hoisted.items()}
         self._check_inputs()
-        self.memory: Mapping[str, Memory] = {
-            spec.name: device.allocate(padded_bytes(self._nbytes(spec.name)))
+        interface = {
+            spec.name: padded_bytes(self._nbytes(spec.name))
             for spec in (*loaded.signature.inputs, *loaded.signature.outputs)
         }
+        workspaces = self._workspace_bytes()
+        self._check_memory(arena.nbytes, sum(interface.values()), sum(workspaces.values()))
+        self.memory: Mapping[str, Memory] = {name: device.allocate(nbytes) for name, nbytes in interface.items()}
         self._arena, self.offsets = device.allocate(arena.nbytes), arena.offsets
-        self._workspaces = self._new_workspaces()
+        self._workspaces = {name: device.allocate(nbytes) for name, nbytes in workspaces.items()}
+        for name in {TICKETS, ZEROS} & workspaces.keys():
+            device.upload(self._workspaces[name], np.zeros(workspaces[name], np.uint8))
         # Every launch is made once without being enqueued, so that whatever is missing is told now.
         for op in self.ops:
-            launches_of(op, self.extents, self.address({}), sms=sms)
+            if op not in self._by_cudnn:
+                launches_of(op, self.extents, self.address({}), sms=sms)
+
+    def _chosen(self, cudnn: CudnnPart) -> dict[AnyOp, ChosenPlan]:
+        chosen = {op: cudnn.chosen(op, self.extents) for op in self.ops}
+        return {op: plan for op, plan in chosen.items() if plan is not None}
 
     def _check_inputs(self) -> None:
         """A hoisted input is in memory with biases added, so nothing may want it without them."""
@@ -76,15 +99,26 @@ class PlanExecution:
     def _nbytes(self, name: str) -> int:
         return self.extents.nbytes(self.hoisted.get(name, name))
 
-    def _new_workspaces(self) -> dict[str, Memory]:
-        sizes: dict[str, int] = {}
+    def _check_memory(self, arena: int, interface: int, workspaces: int) -> None:
+        needed, free = arena + interface + workspaces, self._device.free_bytes()
+        if needed > free:
+            raise BackendError(
+                f"the plan needs {needed / 1e6:.1f} MB at {dict(self.extents.sizes)} (buffers {arena / 1e6:.1f}, "
+                f"inputs and outputs {interface / 1e6:.1f}, workspaces {workspaces / 1e6:.1f}), and the GPU has "
+                f"{free / 1e6:.1f} MB left; use a smaller batch or size, or free some of it"
+            )
+
+    def _longest_bias(self) -> int:
+        filters = (self.extents.shape(op.weight)[0] for op in self.ops if isinstance(op, Matmul))
+        return padded_bytes(max(filters, default=0) * np.dtype(np.float16).itemsize)
+
+    def _workspace_bytes(self) -> dict[str, int]:
+        scratch = max((plan.workspace_bytes for plan in self._by_cudnn.values()), default=0)
+        sizes = {ZEROS: self._longest_bias(), WORKSPACE: padded_bytes(scratch)} if self._by_cudnn else {}
         for op in self.ops:
             for name, nbytes in workspaces_of(op, self.extents, sms=self._sms).items():
-                sizes[name] = max(sizes.get(name, 0), nbytes)
-        workspaces = {name: self._device.allocate(padded_bytes(nbytes)) for name, nbytes in sizes.items()}
-        if TICKETS in workspaces:
-            self._device.upload(workspaces[TICKETS], np.zeros(workspaces[TICKETS].nbytes, np.uint8))
-        return workspaces
+                sizes[name] = max(sizes.get(name, 0), padded_bytes(nbytes))
+        return sizes
 
     def rows(self, name: str, rows: Array) -> Array:
         """What is uploaded for an input: with the biases added where the plan wants them so."""
@@ -108,6 +142,9 @@ class PlanExecution:
     def _enqueue(self, ops: tuple[AnyOp, ...], addresses: Mapping[str, int]) -> None:
         address = self.address(addresses)
         for op in ops:
+            if op in self._by_cudnn:
+                self._by_cudnn[op].enqueue(self.extents, address)
+                continue
             for launch in launches_of(op, self.extents, address, sms=self._sms):
                 self._device.launch(launch.kernel, **launch.arguments)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from saishiki.runtime.backends import onnxruntime
@@ -10,8 +11,8 @@ from saishiki.runtime.backends.protocol import Backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 
-BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime", "cuda", "cuda-reference")
-"""All backends. The last two run plans; they are opened by name alone: one has not run on a GPU yet, one is numpy."""
+BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime", "cuda", "cuda-cudnn", "cuda-triton", "cuda-reference")
+"""All backends. The last four run plans and are opened by name alone: three have not run on a GPU yet, one is numpy."""
 
 AUTO = ("tensorrt-rtx", "tensorrt", "onnxruntime")
 """Those that ``auto`` tries, the fastest first."""
@@ -19,11 +20,14 @@ AUTO = ("tensorrt-rtx", "tensorrt", "onnxruntime")
 ON_CPU = ("onnxruntime", "cuda-reference")
 """Those that need no GPU, and run any sizes."""
 
+PLANNED = ("cuda", "cuda-cudnn", "cuda-triton")
+"""Those that run plans on a GPU."""
+
 _UNAVAILABLE: dict[str, Callable[[], str | None]] = {
     "tensorrt-rtx": lambda: _tensorrt().why_unavailable("tensorrt-rtx"),
     "tensorrt": lambda: _tensorrt().why_unavailable("tensorrt"),
     "onnxruntime": lambda: onnxruntime.why_unavailable(cuda=False),
-    "cuda": lambda: _cuda().why_unavailable(),
+    **{name: partial(lambda name: _cuda().why_unavailable(name), name) for name in PLANNED},
     "cuda-reference": lambda: None,
 }
 
@@ -69,7 +73,8 @@ def diagnose() -> dict[str, str | None]:
     return {
         "tensorrt-rtx on cuda": why_unavailable("tensorrt-rtx"),
         "tensorrt on cuda": why_unavailable("tensorrt"),
-        "cuda on cuda": why_unavailable("cuda"),
+        "cuda-cudnn on cuda": why_unavailable("cuda-cudnn"),
+        "cuda-triton on cuda": why_unavailable("cuda-triton"),
         "onnxruntime on cuda": onnxruntime.why_unavailable(cuda=True),
         "onnxruntime on cpu": onnxruntime.why_unavailable(cuda=False),
     }
@@ -95,7 +100,8 @@ def _open(name: str, index: int | None) -> Backend:
         return onnxruntime.OnnxRuntimeBackend(device=index)
     if name == "cuda-reference":
         return CudaReferenceBackend()
-    backend: Backend = _cuda().open_cuda(index or 0) if name == "cuda" else _tensorrt().open_tensorrt(name, index or 0)
+    opened = _cuda().open_cuda if name in PLANNED else _tensorrt().open_tensorrt
+    backend: Backend = opened(name, index or 0)
     return backend
 
 

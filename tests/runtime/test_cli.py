@@ -278,7 +278,9 @@ def test_doctor():
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("saishiki ")
-    names = [f"{name} on cuda" for name in ("tensorrt-rtx", "tensorrt", "cuda", "onnxruntime")] + ["onnxruntime on cpu"]
+    names = [f"{name} on cuda" for name in ("tensorrt-rtx", "tensorrt", "cuda-cudnn", "cuda-triton", "onnxruntime")] + [
+        "onnxruntime on cpu"
+    ]
     assert [" ".join(line.split()[1:4]).rstrip(":") for line in lines[1:]] == names
     assert lines[-1].split() == ["works", "onnxruntime", "on", "cpu"]
 

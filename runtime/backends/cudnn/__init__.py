@@ -33,6 +33,7 @@ from saishiki.runtime.backends.cudnn.layout import Layout
 from saishiki.runtime.backends.cudnn.libraries import INSTALL, Cudnn, load_cudnn, why_cudnn_unavailable
 from saishiki.runtime.backends.cudnn.matmul import Matmul
 from saishiki.runtime.backends.cudnn.operation import Operation
+from saishiki.runtime.backends.cudnn.plan_part import WORKSPACE, ZEROS, ChosenPlan, CudnnPart
 from saishiki.runtime.backends.cudnn.planner import (
     WORKSPACE_LIMIT_BYTES,
     Candidates,
@@ -43,14 +44,18 @@ from saishiki.runtime.backends.cudnn.timing import PlanTimer
 __all__ = [
     "GPUS",
     "INSTALL",
+    "WORKSPACE",
     "WORKSPACE_LIMIT_BYTES",
+    "ZEROS",
     "Attention",
     "Candidates",
     "Choice",
     "ChoiceCache",
+    "ChosenPlan",
     "Circumstances",
     "Convolution",
     "Cudnn",
+    "CudnnPart",
     "ExecutionPlan",
     "Failure",
     "Handle",

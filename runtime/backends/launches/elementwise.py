@@ -13,7 +13,7 @@ from saishiki.runtime.backends.launches.launch import Launch
 from saishiki.runtime.errors import BackendError
 
 FUNCTIONS: Mapping[int, tuple[str, ...]] = {
-    1: ("copy", "silu", "sigmoid", "gelu"),
+    1: ("copy", "silu", "sigmoid", "gelu", "sin", "cos"),
     2: ("add", "sub", "mul", "div", "gated_gelu"),
     3: ("clip", "modulate"),
     4: ("select_above",),

@@ -29,11 +29,13 @@ class InterpretedDevice:
 
     Args:
         runs: False: launches are checked and noted, and nothing is computed.
+        free: bytes that it says it has left.
     """
 
     target: str = "sm89"
     multiprocessors: int = 2
     runs: bool = True
+    free: int = 2**34
     launched: list[str] = field(default_factory=list)
     allocated: list[Memory] = field(default_factory=list)
     recording: list[Callable[[], None]] | None = None
@@ -49,7 +51,11 @@ class InterpretedDevice:
         begin = -storage.ctypes.data % ROW_BYTES
         memory = Memory(storage.ctypes.data + begin, nbytes, storage[begin:])
         self.allocated.append(memory)
+        self.free -= nbytes
         return memory
+
+    def free_bytes(self) -> int:
+        return self.free
 
     def upload(self, memory: Memory, array: Array) -> None:
         assert self.recording is None

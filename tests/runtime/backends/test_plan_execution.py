@@ -14,12 +14,16 @@ from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
 from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
 from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
+from saishiki.runtime.backends.cudnn import CudnnPart, Planner  # noqa: E402
 from saishiki.runtime.backends.launches import launches_of  # noqa: E402
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights  # noqa: E402
 from saishiki.runtime.backends.plans import LoadedPlan  # noqa: E402
+from saishiki.runtime.errors import BackendError  # noqa: E402
 from saishiki.runtime.parity import relative_error  # noqa: E402
 from saishiki.runtime.plan import interpret  # noqa: E402
 from saishiki.runtime.plan.extents import Tensors  # noqa: E402
+from saishiki.runtime.plan.ops import Attention, Convolution, Matmul  # noqa: E402
+from tests.runtime.backends.cudnn.played_frontend import PlayedFrontend  # noqa: E402
 from tests.runtime.backends.interpreted_device import InterpretedDevice  # noqa: E402
 
 SIZES = {"batch": 2, "height": 8, "width": 12}
@@ -47,14 +51,15 @@ def inputs(loaded):
     return arrays
 
 
-def execution_on(device, loaded):
+def execution_on(device, loaded, sizes=SIZES, cudnn=None):
     return PlanExecution(
         device,
         loaded,
         upload_weights(device, loaded),
-        SIZES,
+        sizes,
         changing={"noisy", "time"},
         sms=device.multiprocessors,
+        cudnn=cudnn,
     )
 
 
@@ -111,6 +116,35 @@ def overlaps(name, written, execution):
     return any(begin < ends(other)[1] and ends(other)[0] < end for other in written if other in execution.offsets)
 
 
+@pytest.mark.slow
+def test_cudnn_takes_the_convolutions_and_kernels_the_rest(loaded, inputs):
+    sizes = SIZES | {"batch": 1}
+    one = {name: array[:1] for name, array in inputs.items()}
+    device, played = InterpretedDevice(), PlayedFrontend()
+    part = CudnnPart(0, Planner(played.cudnn, 90).first_plan)
+    execution = execution_on(device, loaded, sizes, part)
+    uploaded(device, execution, one)
+    execution.prepare()
+    execution.enqueue({})
+    eps = np.full((1, 3, 8, 12), np.nan, np.float32)
+    device.download(execution.memory["eps"], eps)
+    want = interpret(loaded.plan, loaded.signature, loaded.weights, one)["eps"]
+    assert relative_error(eps, want) < 1e-3
+    by_cudnn = sum(isinstance(op, Convolution | Matmul | Attention) for op in loaded.plan.ops)
+    # A first and a last convolution read and write the interface's own images.
+    assert len(played.executed) == by_cudnn - 2
+    assert len(device.launched) == len(loaded.plan.ops) - len(played.executed)
+    assert device.guards_are_whole()
+
+
+def test_a_step_of_several_pictures_is_left_to_kernels(loaded):
+    device, played = InterpretedDevice(runs=False), PlayedFrontend()
+    execution = execution_on(device, loaded, cudnn=CudnnPart(0, Planner(played.cudnn, 90).first_plan))
+    execution.enqueue({})
+    hoisted = sum(isinstance(op, Convolution) and op.bias == "time.hoisted" for op in loaded.plan.ops)
+    assert sum(name.startswith("convolution_") for name in device.launched) == hoisted + 2
+
+
 @pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm90", "sm120"])
 def test_every_launch_has_a_cubin_for_every_gpu(loaded, target):
     device = InterpretedDevice(target=target, multiprocessors=132, runs=False)
@@ -127,6 +161,31 @@ def test_a_misplaced_tensor_is_noticed(loaded):
         execution.enqueue({"noisy": 4096})
     with pytest.raises(ValueError, match="must be a multiple of 16"):
         execution.enqueue({"noisy": execution.memory["noisy"].address + 8})
+
+
+def test_too_little_memory_for_weights_is_told_before_any_is_taken(loaded):
+    device = InterpretedDevice(runs=False, free=1_000_000)
+    with pytest.raises(BackendError, match=r"weights need \d\.\d MB, and the GPU has 1\.0 MB left"):
+        execution_on(device, loaded)
+    assert device.allocated == []
+
+
+def test_too_little_memory_for_buffers_is_told_before_any_is_taken(loaded):
+    device = InterpretedDevice(runs=False)
+    weights = upload_weights(device, loaded)
+    taken, device.free = len(device.allocated), 100_000
+    with pytest.raises(
+        BackendError, match=r"the plan needs .* MB at .*'height': 8.*the GPU has 0\.1 MB left; use a smaller"
+    ):
+        PlanExecution(device, loaded, weights, SIZES, changing={"noisy"}, sms=2)
+    assert len(device.allocated) == taken
+
+
+def test_a_gpu_without_cubins_is_named(loaded):
+    device = InterpretedDevice(target="sm75", runs=False)
+    execution = execution_on(device, loaded)
+    with pytest.raises(BackendError, match="is compiled for sm80, sm86, sm89, sm90, sm120, not for this GPU's sm75"):
+        execution.enqueue({})
 
 
 @pytest.mark.gpu
