@@ -18,9 +18,10 @@ import torch
 from reporting import describe_machine, report
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
+from saishiki.export.engines import CUDA
 from saishiki.models import LoadedModel, LoadOptions, read_checkpoint, recognize
 from saishiki.models.beside_cpu_torch import import_beside_cpu_torch
-from saishiki.runtime.backends import BACKENDS, open_backend, why_unavailable
+from saishiki.runtime.backends import AUTO, open_backend, why_unavailable
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.images import normalized_from_uint8, read_image, uint8_from_normalized
@@ -64,13 +65,13 @@ def torch_system(model: LoadedModel) -> Colour:
 
 
 def bundle_systems(bundle: Bundle) -> dict[str, Colour]:
-    """The exported network, in both precisions, on every backend that works here."""
+    """The exported network: in both precisions on every backend that works here, and its plans in numpy."""
     systems = {}
-    for name in BACKENDS:
+    for name in AUTO:
         if why_unavailable(name) is None:
             for precision in ("fp32", "fp16"):
                 systems[f"{name} {precision}"] = _pipeline_system(bundle, name, precision)
-    return systems
+    return systems | {"cuda-reference fp16": _pipeline_system(bundle, "cuda-reference", "fp16")}
 
 
 def _pipeline_system(bundle: Bundle, name: str, precision: Any) -> Colour:
@@ -122,7 +123,7 @@ def measure(heldout: Path) -> dict[str, Any]:
         request = ExportRequest(
             checkpoint=CHECKPOINT,
             output=Path(folder) / "faces.saishiki",
-            targets=(),
+            targets=(CUDA,),
             profiles=parse_profiles([str(SIZE)], f"1:{BATCH}"),
             load=LoadOptions(),
         )

@@ -13,14 +13,14 @@ def _gelu(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sine(x, quarters):  # type: ignore[no-untyped-def]
-    """sin(x + quarters * pi), by its series to the eleventh power, which is far shorter than a library's.
+def _sine(x, shift):  # type: ignore[no-untyped-def]
+    """sin(x + shift * pi), by its series to the eleventh power, which is far shorter than a library's.
 
-    ``x + quarters * pi`` is ``turns * pi`` and the rest r, from -pi/2 to pi/2; pi is taken off in two parts, of which the
-    first is exact.
+    ``x + shift * pi`` is ``turns * pi`` and the rest r, from -pi/2 to pi/2; pi is taken off in two parts, the first of
+    them exactly.
     """
-    turns = tl.floor(x * 0.3183098861837907 + (quarters + 0.5))
-    taken = turns - quarters
+    turns = tl.floor(x * 0.3183098861837907 + (shift + 0.5))
+    taken = turns - shift
     r = x - taken * 3.140625 - taken * 0.0009676535897932385
     s = r * r
     series = 2.7557319223985893e-06 - s * 2.505210838544172e-08
