@@ -1,4 +1,4 @@
-"""Every published case of every family: one test per case, for the PyTorch network and for the exported fp32 ONNX.
+"""Every published case of every family: for the PyTorch network, the exported fp32 ONNX, and plans lowered from it.
 
 ``SAISHIKI_CONFORMANCE`` names the folder of the cases. A family that is not built yet is skipped by name; a module that
 no runner knows fails.
@@ -91,7 +91,18 @@ def test_exported_onnx(family: str, case: Case) -> None:
     _run(runners.bundle, case)
 
 
-@pytest.mark.parametrize(("family", "case"), _parameters(_needs_bundle, exported=True))
+def _of_plans() -> list:
+    """Cases of samplers are left out unless asked for: they say nothing about plans that the others do not."""
+    parameters = _parameters(_needs_bundle, exported=True)
+    return [
+        pytest.param(
+            *p.values, id=p.id, marks=(*p.marks, pytest.mark.exhaustive) if "-sample_" in str(p.id) else p.marks
+        )
+        for p in parameters
+    ]
+
+
+@pytest.mark.parametrize(("family", "case"), _of_plans())
 def test_plans(family: str, case: Case) -> None:
     runners = _runners_of(family, case)
     if runners.bundle is None:
