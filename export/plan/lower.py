@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from saishiki.export.plan.computing import convolution, write
+from saishiki.export.plan.computing import convolution
 from saishiki.export.plan.dims import Dim
 from saishiki.export.plan.draft import Draft, LoweringError, StoredWeight
 from saishiki.export.plan.nodes import LOWERINGS
+from saishiki.export.plan.operands import write
 from saishiki.export.plan.values import Cast, Contraction, Tensor
 from saishiki.export.plan.view import dense
 from saishiki.runtime.manifest import Precision

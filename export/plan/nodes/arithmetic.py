@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from saishiki.export.plan.computing import materialise
 from saishiki.export.plan.dims import ZERO, Dim
 from saishiki.export.plan.draft import Draft, LoweringError
 from saishiki.export.plan.nodes.shapes import (
@@ -15,6 +14,7 @@ from saishiki.export.plan.nodes.shapes import (
     subtract_lengths,
     uses_of,
 )
+from saishiki.export.plan.operands import materialise
 from saishiki.export.plan.values import Comparison, Concat, Contraction, Map, Norm, Pending, Sum, Tensor, Weight
 from saishiki.export.plan.view import View, dense
 from saishiki.runtime.plan.ops import Function

@@ -4,10 +4,11 @@ import math
 
 import onnx_ir as ir
 
-from saishiki.export.plan.computing import heads, images, materialise, rows, store_fp32
+from saishiki.export.plan.computing import store_fp32
 from saishiki.export.plan.dims import ONE, Dim
 from saishiki.export.plan.draft import Draft, LoweringError, images_view, padded_images
 from saishiki.export.plan.nodes.shapes import uses_of
+from saishiki.export.plan.operands import heads, images, materialise, rows
 from saishiki.export.plan.values import Contraction, Norm, Tensor
 from saishiki.export.plan.view import View
 from saishiki.runtime.plan.ops import Attention, LayerNorm, Mean, Pool

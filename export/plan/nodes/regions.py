@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 
-from saishiki.export.plan.computing import materialise, view_of_rows
 from saishiki.export.plan.dims import ONE, Dim
 from saishiki.export.plan.draft import Draft, LoweringError
+from saishiki.export.plan.operands import materialise, view_of_rows
 from saishiki.export.plan.values import Tensor, Weight
 from saishiki.export.plan.view import View
 from saishiki.runtime.plan.ops import MaskedSplitCrossAttention, SplitProjection

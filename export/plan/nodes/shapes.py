@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from saishiki.export.plan.computing import copy, materialise
 from saishiki.export.plan.dims import ONE, ZERO, Dim, product
 from saishiki.export.plan.draft import Draft, LoweringError
+from saishiki.export.plan.operands import copy, materialise
 from saishiki.export.plan.values import Cast, Concat, Lengths, Pending, Tensor, Weight
 from saishiki.export.plan.view import View
 from saishiki.runtime.signature import Array
