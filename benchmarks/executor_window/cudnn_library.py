@@ -1,7 +1,7 @@
 """cuDNN's graph API through ``cudnn-frontend``: why it is not there, and the properties of GPUs that are not there.
 
-A plan can be made without a GPU when cuDNN is told the properties of one. Those below are of the vendor's tables, under
-cuDNN's own names; the window compares them with what the device says.
+A plan can be made without a GPU when cuDNN is told the properties of one; the window compares those that the runtime
+has written down with what the device says.
 """
 
 import ctypes
@@ -13,6 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from saishiki.runtime.backends.cudnn import GPUS, properties_of
+
 INSTALL = "pip install 'nvidia-cudnn-frontend<1.28'"
 LIBRARIES = (
     "cu13/lib/libnvrtc.so.*",  # engines that cuDNN compiles at run time
@@ -21,49 +23,8 @@ LIBRARIES = (
     "cudnn/lib/libcudnn.so.9",
 )
 
-COMMON: Mapping[str, Any] = {
-    "maxGridSize": [2147483647, 65535, 65535],
-    "maxBlockSize": [1024, 1024, 64],
-    "regsPerBlock": 65536,
-    "smCountOrigin": 0,
-    "warpSize": 32,
-    "maxSharedMemoryPerBlock": 49152,
-    "oversizedSharedMemoryPerBlock": 0,
-    "reservedSharedMemoryPerBlock": 1024,
-    "maxRegistersPerSM": 65536,
-    "maxThreadsPerBlock": 1024,
-    "pciDeviceId": 0,
-    "isTccDriver": 0,
-    "supportCoopLaunch": 1,
-    "cudaDeviceId": 0,
-    "driverVer": 13000,
-}
-PROPERTIES: Mapping[int, Mapping[str, Any]] = {
-    90: {
-        "deviceName": "NVIDIA H200",
-        "multiProcessorCount": 132,
-        "maxSharedMemoryPerBlockOptin": 232448,
-        "maxCtasPerSM": 32,
-        "maxThreadsPerSM": 2048,
-        "totalGlobalMem": 150754820096,
-        "smClockRateKHz": 1980000,
-        "memClockRateKHz": 3201000,
-        "memoryBusWidth": 6144,
-        "l2CacheSize": 62914560,
-    },
-    89: {
-        "deviceName": "NVIDIA GeForce RTX 4090",
-        "multiProcessorCount": 128,
-        "maxSharedMemoryPerBlockOptin": 101376,
-        "maxCtasPerSM": 24,
-        "maxThreadsPerSM": 1536,
-        "totalGlobalMem": 25386352640,
-        "smClockRateKHz": 2520000,
-        "memClockRateKHz": 10501000,
-        "memoryBusWidth": 384,
-        "l2CacheSize": 75497472,
-    },
-}
+PROPERTIES = GPUS
+"""Of GPUs by compute capability, 90 being 9.0."""
 
 
 def why_no_cudnn() -> str | None:
@@ -91,12 +52,13 @@ def written_properties(cudnn: Any, sm: int) -> Any:
     """Properties of a GPU that is not at hand; raises ``ValueError`` for one that is not in the table."""
     if sm not in PROPERTIES:
         raise ValueError(f"no properties are written down for sm{sm}; expected one of {sorted(PROPERTIES)}")
-    return cudnn.create_device_properties(json.dumps(property_values(sm)))
+    return cudnn.create_device_properties(properties_of(sm))
 
 
 def property_values(sm: int) -> dict[str, Any]:
     """As JSON has them."""
-    return {**COMMON, **PROPERTIES[sm], "deviceVer": 10 * sm}
+    values: dict[str, Any] = json.loads(properties_of(sm))
+    return values
 
 
 def compare_properties(own: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
