@@ -44,6 +44,7 @@ class Draft:
     weights: dict[str, StoredWeight] = field(default_factory=dict)
     hoisted: dict[str, HoistedVector] = field(default_factory=dict)
     parts_of_hoisted: dict[str, list[tuple[int, Weight]]] = field(default_factory=dict)
+    claimed: set[tuple[str, int]] = field(default_factory=set)
     ops: list[AnyOp] = field(default_factory=list)
     made: dict[Pending, View] = field(default_factory=dict)
     copies: dict[tuple[str, View], View] = field(default_factory=dict)
@@ -127,6 +128,12 @@ class Draft:
 
     def _cast(self, array: Array) -> Array:
         return array.astype(self.dtype)
+
+    def claim(self, vector: tuple[str, int]) -> bool:
+        """Whether a part of an input may be hoisted: one bias alone can be added to it."""
+        free = vector not in self.claimed
+        self.claimed.add(vector)
+        return free
 
     def hoist(self, vector: tuple[str, int], bias: Weight) -> tuple[str, int]:
         """The hoisted vector of an input, and where in it the part begins that goes with a bias."""

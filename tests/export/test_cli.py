@@ -162,7 +162,7 @@ def test_attention_heads_reach_the_reference(run, reused_graphs, smallest_checkp
         (["--size", "64:32"], "--size 64:32: expected one value, or two or three with colons, smallest first"),
         (["--batch", "0"], "--batch 0: expected whole numbers between 1 and 64, got '0'"),
         (["--batch", "2:1"], "--batch 2:1: expected one value, or two or three with colons, smallest first"),
-        (["--targets", "cuda"], "no target 'cuda'; expected onnx, rtx, rtx:sm89 or tensorrt"),
+        (["--targets", "vulkan"], "no target 'vulkan'; expected onnx, rtx, rtx:sm89, tensorrt or cuda"),
         (["--sm", "90"], "not for sm90 (H100, H200): build for the target tensorrt on that machine"),
         (["--sm", "70"], "TensorRT-RTX builds for sm75, sm80, sm86, sm89, sm120, sm121; not for sm70"),
         (["--targets", "onnx", "--sm", "89"], "--sm 89 concerns the target rtx, but the targets are onnx; add rtx"),

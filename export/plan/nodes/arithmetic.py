@@ -113,14 +113,13 @@ def _vector_of_step(draft: Draft, term: Contraction, added: Tensor) -> tuple[str
     spec, offset, channels = inputs[added.buffer], added.offset.number, term.shape[1]
     if len(spec.dims) != 2 or not spec.dims[1].isdigit() or offset % 8 or channels.number % 8:
         return None
-    taken = [begin for begin, _ in draft.parts_of_hoisted.get(spec.name, ())]
     row = dense(spec.name, spec.dtype, tuple(map(Dim.of, spec.dims))).cast(added.dtype)
     expected = row.slice(1, added.offset, channels).insert(2).insert(3)
     # The rows may be repeated for the slots of guidance.
     fits = added == expected or (
         len(added.axes[0]) == 2 and replace(added, axes=(added.axes[0][1:], *added.axes[1:])) == expected
     )
-    return (spec.name, offset) if fits and offset not in taken else None
+    return (spec.name, offset) if fits and draft.claim((spec.name, offset)) else None
 
 
 def lower_mul(node: ir.Node, draft: Draft) -> None:

@@ -50,6 +50,7 @@ def fake_core(log: list[str]) -> Any:
     class Device:
         compute_capability = (8, 9)
         name = "played"
+        properties = SimpleNamespace(multiprocessor_count=128)
 
         def __init__(self, ordinal: int) -> None:
             pass
@@ -90,6 +91,26 @@ def device(monkeypatch: pytest.MonkeyPatch, log: list[str]) -> CudaDevice:
 
 def test_device_states_itself(device: CudaDevice) -> None:
     assert (device.target, device.stream, device.name) == ("sm89", 5, "played")
+    assert device.multiprocessors == 128
+
+
+class MemoryDriver:
+    """A libcuda that tells how much memory is left, or fails."""
+
+    def __init__(self, error: int) -> None:
+        self.error = error
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:  # noqa: N802
+        free._obj.value, total._obj.value = 3 * 2**32, 2**40
+        return self.error
+
+
+def test_free_bytes(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: MemoryDriver(0))
+    assert device.free_bytes() == 3 * 2**32
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: MemoryDriver(201))
+    with pytest.raises(BackendError, match=r"GPU 0 does not tell its free memory .cuMemGetInfo returns error 201"):
+        device.free_bytes()
 
 
 @pytest.mark.usefixtures("device")
@@ -197,7 +218,7 @@ def test_launch_reports_too_little_shared_memory(
 
 USED = {
     "Buffer": ["copy_from", "from_handle", "handle"],
-    "Device": ["allocate", "compute_capability", "create_stream", "name", "set_current"],
+    "Device": ["allocate", "compute_capability", "create_stream", "name", "properties", "set_current"],
     "Event": ["__sub__", "sync"],
     "EventOptions": [],
     "LaunchConfig": [],
