@@ -1,5 +1,6 @@
 """The backend ``cuda``: plans of our own engine on a GPU, by the kernels that ``runtime/cubins`` ships."""
 
+from dataclasses import replace
 from typing import Any
 
 from saishiki.runtime.backends.cuda import CudaDevice, driver_problem, import_cuda_core
@@ -28,12 +29,13 @@ from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
 from saishiki.runtime.signature import Sizes
 
-NAMES = ("cuda", "cuda-cudnn", "cuda-triton")
-"""By which libraries: cuDNN where it is installed; cuDNN for what it has engines for; our kernels alone."""
-
 
 def open_cuda(name: str, device: int) -> "CudaBackend":
-    """The backend on a GPU, one of :data:`NAMES`; its own name tells which libraries it uses.
+    """The backend on a GPU; its own name tells which libraries it uses.
+
+    Args:
+        name: ``cuda-cudnn`` for cuDNN where it has engines, ``cuda-triton`` for our kernels alone, ``cuda`` for what
+            is installed.
 
     Raises ``BackendError`` saying what is missing.
     """
@@ -83,9 +85,11 @@ class PlannedModule(DeviceModule):
 
     def __init__(self, backend: "CudaBackend", loaded: LoadedPlan) -> None:
         super().__init__(backend, loaded.signature)
-        self._loaded = loaded
         self._part = backend.cudnn.part if backend.cudnn else None
         self._weights: dict[str, Memory] = upload_weights(backend.device, loaded)
+        # Of the weights in host memory, only what is added to inputs before they are uploaded is needed any longer.
+        biases = {vector.bias for vector in loaded.plan.hoisted.values()}
+        self._loaded = replace(loaded, weights={name: loaded.weights[name] for name in biases})
 
     def depends_on_changing(self) -> bool:
         """What only depends on other inputs is computed once."""

@@ -1,6 +1,5 @@
 """A plan ready to run at fixed sizes: its memory, and its launches in order."""
 
-import math
 from collections.abc import Mapping, Set
 
 import numpy as np
@@ -12,6 +11,7 @@ from saishiki.runtime.backends.launches.group_norm import TICKETS
 from saishiki.runtime.backends.plans import LoadedPlan
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan import lay_out
+from saishiki.runtime.plan.extents import Extent
 from saishiki.runtime.plan.ops import AnyOp, Matmul
 from saishiki.runtime.plan.phases import split_phases
 from saishiki.runtime.signature import Array, Sizes
@@ -22,7 +22,7 @@ def upload_weights(device: Device, loaded: LoadedPlan) -> dict[str, Memory]:
 
     Raises ``BackendError`` where the GPU has too little memory for them, before it takes any.
     """
-    needed = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in loaded.plan.weights.values())
+    needed = sum(Extent(spec.shape, spec.dtype).nbytes for spec in loaded.plan.weights.values())
     if needed > (free := device.free_bytes()):
         raise BackendError(
             f"the plan's weights need {needed / 1e6:.1f} MB, and the GPU has {free / 1e6:.1f} MB left; free some of it"

@@ -40,7 +40,7 @@ def find_plan(bundle: Bundle, module: str, precision: Precision) -> EngineEntry:
 
 @dataclass(frozen=True)
 class LoadedPlan:
-    """A plan, the module's signature, and its weights by name, each read when it is asked for."""
+    """A plan, the module's signature, and its weights by name, in host memory."""
 
     plan: Plan
     signature: Signature

@@ -9,14 +9,14 @@ from saishiki.export.plan.dims import ONE, Dim
 from saishiki.export.plan.draft import Draft, LoweringError, images_view, padded_images
 from saishiki.export.plan.nodes.shapes import uses_of
 from saishiki.export.plan.operands import heads, images, materialise, rows
-from saishiki.export.plan.values import Contraction, Norm, Tensor
+from saishiki.export.plan.values import Contraction, Norm, Tensor, Weight
 from saishiki.export.plan.view import View
 from saishiki.runtime.plan.ops import Attention, LayerNorm, Mean, Pool
 
 
 def lower_conv(node: ir.Node, draft: Draft) -> None:
     weight, x = draft.weight(node.inputs[1]), draft.tensor(node.inputs[0])
-    bias = draft.weight(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    bias = _optional_bias(node, draft)
     taps = weight.shape[2:]
     attributes = node.attributes
     if attributes.get_int("group", 1) != 1 or set(attributes.get_ints("dilations", (1,))) != {1}:
@@ -74,8 +74,12 @@ def _lower_conv_of_columns(node: ir.Node, draft: Draft, taps: tuple[int, ...], s
         kind="matmul_of_columns",
         x=x,
         weight=weight,
-        bias=draft.weight(node.inputs[2]) if len(node.inputs) > 2 else None,
+        bias=_optional_bias(node, draft),
     )
+
+
+def _optional_bias(node: ir.Node, draft: Draft) -> Weight | None:
+    return draft.weight(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
 
 
 def lower_matmul(node: ir.Node, draft: Draft) -> None:
@@ -102,7 +106,7 @@ def _lower_product(node: ir.Node, draft: Draft, x: Tensor, transposed: bool, wid
         x=x,
         weight=draft.weight(node.inputs[1]),
         transposed_weight=transposed,
-        bias=draft.weight(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None,
+        bias=_optional_bias(node, draft),
     )
 
 
@@ -127,7 +131,7 @@ def lower_layer_norm(node: ir.Node, draft: Draft) -> None:
     if node.attributes.get_int("axis", -1) % len(view.axes) != len(view.axes) - 1:
         raise LoweringError("normalises over more than the last axis")
     weight = draft.weight(node.inputs[1])
-    bias = draft.weight(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    bias = _optional_bias(node, draft)
     out, made = draft.new_rows(str(node.outputs[0].name), view.shape)
     names = [store_fp32(draft, tensor) if tensor is not None else None for tensor in (weight, bias)]
     draft.emit(LayerNorm(rows(draft, view).strided(), out, node.attributes.get_float("epsilon", 1e-5), *names))

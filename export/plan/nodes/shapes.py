@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from saishiki.export.plan.dims import ONE, ZERO, Dim, product
 from saishiki.export.plan.draft import Draft, LoweringError
-from saishiki.export.plan.operands import copy, materialise
+from saishiki.export.plan.operands import materialise, view_of_rows
 from saishiki.export.plan.values import Cast, Concat, Lengths, Pending, Tensor, Weight
 from saishiki.export.plan.view import View
 from saishiki.runtime.signature import Array
@@ -55,7 +55,7 @@ def lower_reshape(node: ir.Node, draft: Draft) -> None:
     view = materialise(draft, draft.tensor(node.inputs[0]))
     keep = not node.attributes.get_int("allowzero", 0)
     wanted = [view.shape[i] if dim == ZERO and keep else dim for i, dim in enumerate(target)]
-    draft.values[node.outputs[0]] = _reshaped(draft, view, _without_free(wanted, view.shape), str(node.outputs[0].name))
+    draft.values[node.outputs[0]] = _reshaped(draft, view, _without_free(wanted, view.shape))
 
 
 def _without_free(wanted: list[Dim], shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -64,13 +64,11 @@ def _without_free(wanted: list[Dim], shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
     return tuple(product(shape) / known if dim == Dim.of(-1) else dim for dim in wanted)
 
 
-def _reshaped(draft: Draft, view: View, dims: tuple[Dim, ...], name: str) -> View:
+def _reshaped(draft: Draft, view: View, dims: tuple[Dim, ...]) -> View:
     try:
         return view.reshape(dims)
     except ValueError:
-        _, copied = draft.new_rows(f"{name}.rows", view.shape)
-        copy(draft, (view,), 0, copied)
-        return copied.reshape(dims)
+        return view_of_rows(draft, view).reshape(dims)
 
 
 def lower_transpose(node: ir.Node, draft: Draft) -> None:

@@ -10,6 +10,7 @@ from saishiki.runtime.backends.convolution_kernel import (
 )
 from saishiki.runtime.backends.convolution_tiles import ConvolutionShape
 from saishiki.runtime.backends.launches.launch import Address, Launch
+from saishiki.runtime.backends.launches.operand import address_of
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan.extents import Extents, Strided, resolve
 from saishiki.runtime.plan.ops import Convolution, Matmul
@@ -59,22 +60,17 @@ def matmul_launches(op: Matmul, extents: Extents, address: Address, sms: int) ->
     count, channels = extents.strided_shape(op.x)
     filters = extents.shape(op.weight)[0]
     operands = Operands(
-        x=_at(op.x, extents, address),
+        x=address_of(op.x, extents, address),
         w=address(op.weight),
         bias=address(op.bias) if op.bias else 0,
-        out=_at(op.out, extents, address),
-        residual=_at(op.residual, extents, address) if op.residual else 0,
+        out=address_of(op.out, extents, address),
+        residual=address_of(op.residual, extents, address) if op.residual else 0,
         x_stride=_row(op.x, extents),
         out_stride=_row(op.out, extents),
         residual_stride=_row(op.residual, extents) if op.residual else 0,
     )
     to_fp32 = extents.of[op.out.buffer].dtype == "float32"
     return (Launch(*matmul_launch(count, channels, filters, operands, sms=sms, to_fp32=to_fp32)),)
-
-
-def _at(part: Strided, extents: Extents, address: Address) -> int:
-    itemsize = 4 if extents.of[part.buffer].dtype == "float32" else HALF_BYTES
-    return address(part.buffer) + resolve(part.offset, extents.sizes) * itemsize
 
 
 def _row(part: Strided, extents: Extents) -> int:
