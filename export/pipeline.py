@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: recognise, load, write graphs, record the reference, build engines, certify, write.
+"""From a checkpoint to a bundle: graphs and reference from PyTorch, then engines, certificate, and the manifest.
 
 Where nothing has changed since a bundle was made, its files are checked and reused instead.
 """
@@ -6,16 +6,14 @@ Where nothing has changed since a bundle was made, its files are checked and reu
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 import onnxruntime
 import torch
-from safetensors.numpy import save_file
 
+from saishiki.export.apart import manifest_from_checkpoint_apart
 from saishiki.export.bundle_writer import MARKER, BundleDraft, check_output, commit_bundle, draft_bundle
-from saishiki.export.certificate import record_reference
 from saishiki.export.engines import (
     CUDA,
     BuildReport,
@@ -28,34 +26,29 @@ from saishiki.export.engines import (
     installed_builder,
 )
 from saishiki.export.freed_memory import return_garbage
-from saishiki.export.graphs import write_graphs
+from saishiki.export.from_checkpoint import manifest_from_checkpoint
 from saishiki.export.plan import write_plans
-from saishiki.export.precision_policy import precision_policy
-from saishiki.export.progress import CERTIFY, ENGINES, GRAPHS, READ, REFERENCE, SCAN, WRITE, Observer, Silent
-from saishiki.export.request import ExportRequest, with_sides
+from saishiki.export.progress import CERTIFY, ENGINES, READ, WRITE, Observer, Silent
+from saishiki.export.request import ExportRequest
 from saishiki.export.reuse import digest_of_export, finished_bundles, remember, reuse_files
-from saishiki.export.vectors_file import vectors_file
-from saishiki.models import Checkpoint, Family, LoadedModel, read_checkpoint, recognize
-from saishiki.models.streaming import streamed_weights
 from saishiki.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from saishiki.runtime.bundle import Bundle, file_entry
+from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BundleError, SaishikiError
 from saishiki.runtime.manifest import (
-    FORMAT_VERSION,
     Certificate,
-    CheckpointEntry,
     EngineEntry,
     ImageParity,
     Manifest,
     ModuleEntry,
     ParityRow,
-    PrecisionPolicy,
 )
 from saishiki.runtime.parity import measure
-from saishiki.runtime.signature import Profile, Signature, profiles_for
+from saishiki.runtime.signature import Profile
 
 LEAN_ABOVE_BYTES = 512 * 2**20
 """Weights of a graph above which it is certified in less memory, and a little slower."""
+APART_ABOVE_BYTES = 512 * 2**20
+"""Size of a checkpoint above which PyTorch runs in a process of its own, for a few seconds more."""
 
 
 class CertificateFailed(SaishikiError):  # noqa: N818 - what happened, as in ``except CertificateFailed``
@@ -76,16 +69,6 @@ class ExportResult:
     reused_engines: int
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is being exported, and the profiles over all sizes that its modules have."""
-
-    checkpoint: Checkpoint
-    family: Family
-    model: LoadedModel
-    profiles: tuple[Profile, ...]
-
-
 def export_bundle(request: ExportRequest, observer: Observer | None = None) -> ExportResult:
     """Exports a checkpoint to a bundle, which appears at ``request.output`` complete or not at all.
 
@@ -101,11 +84,11 @@ def export_bundle(request: ExportRequest, observer: Observer | None = None) -> E
     digest = digest_of_export(request)
     if not request.rebuild and (reused := _reused(request, digest, observer)):
         return reused
-    source = _load(request, observer)
-    for signature in source.model.signatures.values():
-        _check_profiles(signature, source.profiles)
     with draft_bundle(request.output) as draft:
-        manifest, engines = _fill(draft, source, request, observer)
+        described = _described(request, draft, observer)
+        built, engines = _with_engines(draft, described, request, observer)
+        observer.stage(CERTIFY)
+        manifest = replace(built, certificate=_certify(draft, built, observer))
         observer.stage(WRITE)
         failed = manifest.certificate.verdict == "failed"
         if not failed:
@@ -139,65 +122,31 @@ def _reused(request: ExportRequest, digest: str, observer: Observer) -> ExportRe
     return None
 
 
-def _load(request: ExportRequest, observer: Observer) -> _Source:
-    checkpoint = read_checkpoint(request.checkpoint)
-    family = recognize(checkpoint)
-    family.check_options(request.load)
-    model = family.load(checkpoint, request.load)
-    observer.note(f"{checkpoint.path.name}: {family.name} ({model.variant})")
-    for notice in model.notices:
-        observer.note(notice)
-    profiles = tuple(family.complete(with_sides(profile, family.side_px)) for profile in request.profiles)
-    return _Source(checkpoint, family, model, profiles)
-
-
-def _check_profiles(signature: Signature, profiles: tuple[Profile, ...]) -> None:
-    for profile in profiles_for(signature, profiles):
-        for corner in profile.corners():
-            signature.check_sizes(corner)
-
-
-def _fill(draft: BundleDraft, source: _Source, request: ExportRequest, observer: Observer) -> tuple[Manifest, int]:
-    """Writes every file of the bundle but the manifest, which is returned with the number of reused engines."""
-    observer.stage(SCAN)
-    with streamed_weights():
-        policy = precision_policy(source.model, source.family, observer)
-    observer.stage(GRAPHS)
-    modules = write_graphs(draft, source.model, source.family, policy.fp32_modules, request.precisions, observer)
-    save_file(dict(source.model.schedule), draft.path / "schedule.safetensors")
-
+def _described(request: ExportRequest, draft: BundleDraft, observer: Observer) -> Manifest:
+    """The manifest without engines; what PyTorch took of the memory for a large checkpoint is free afterwards."""
+    files = (request.checkpoint, *([request.load.image_encoder] if request.load.image_encoder else []))
+    large = sum(file.stat().st_size for file in files if file.is_file()) > APART_ABOVE_BYTES
+    describe = manifest_from_checkpoint_apart if large else manifest_from_checkpoint
+    manifest = describe(request, draft, observer)
     return_garbage()
+    return manifest
 
-    observer.stage(REFERENCE)
-    with vectors_file(draft.path / "parity.safetensors") as vectors, streamed_weights():
-        expected = record_reference(
-            source.model,
-            source.family,
-            source.profiles,
-            policy.fp32_modules,
-            asked=request.precisions,
-            thorough=request.thorough,
-            vectors=vectors,
-            observer=observer,
-        )
 
-    return_garbage()
-
+def _with_engines(
+    draft: BundleDraft, manifest: Manifest, request: ExportRequest, observer: Observer
+) -> tuple[Manifest, int]:
+    """The manifest with all engines, which are in the draft, and how many of them were there already."""
     observer.stage(ENGINES)
-    reused = 0
+    modules, reused = dict(manifest.modules), 0
     if CUDA in request.targets:
-        modules = write_plans(draft, modules, source.profiles, observer)
+        modules = write_plans(draft, modules, manifest.profiles, observer)
     wanted = tuple(product((target for target in request.targets if target != CUDA), modules))
     for done, (target, name) in enumerate(wanted):
         observer.part(f"{name} for {target}", done, len(wanted))
-        engine, from_cache = _build(draft, name, modules[name], source.profiles, target, observer)
+        engine, from_cache = _build(draft, name, modules[name], manifest.profiles, target, observer)
         modules[name] = replace(modules[name], engines=(*modules[name].engines, engine))
         reused += from_cache
-
-    observer.stage(CERTIFY)
-    certificate = Certificate("failed", "onnxruntime", {}, expected.rows, expected.images)
-    manifest = _manifest(draft, source, request, policy, modules, certificate)
-    return replace(manifest, certificate=_certify(draft, manifest, observer)), reused
+    return replace(manifest, modules=modules), reused
 
 
 def _build(
@@ -263,31 +212,3 @@ def _certify(draft: BundleDraft, manifest: Manifest, observer: Observer) -> Cert
 
 def _versions() -> Mapping[str, str]:
     return {"torch": str(torch.__version__), "onnxruntime": onnxruntime.__version__}
-
-
-def _manifest(
-    draft: BundleDraft,
-    source: _Source,
-    request: ExportRequest,
-    policy: PrecisionPolicy,
-    modules: Mapping[str, ModuleEntry],
-    certificate: Certificate,
-) -> Manifest:
-    checkpoint = source.checkpoint
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        saishiki_version=version("saishiki"),
-        family=source.family.name,
-        variant=source.model.variant,
-        prediction=source.model.prediction,
-        config=source.model.config,
-        checkpoint=CheckpointEntry(checkpoint.path.name, checkpoint.sha256, checkpoint.metadata),
-        schedule=file_entry(draft.path, "schedule.safetensors"),
-        sampler=source.family.sampler,
-        profiles=source.profiles,
-        modules=modules,
-        precision=policy,
-        parity=file_entry(draft.path, "parity.safetensors"),
-        certificate=certificate,
-        export_command=request.command,
-    )

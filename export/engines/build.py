@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
+from saishiki.export.child_process import how_it_ended
 from saishiki.export.engines.header import contradiction
 from saishiki.export.engines.request import (
     ANSWER_NAME,
@@ -28,7 +29,6 @@ WORKER = (sys.executable, "-P", "-m", "saishiki.export.engines.worker")
 
 _ADVICE = {
     signal.SIGSEGV: "it is known to crash where Attention operators share an input, or one takes a tensor twice",
-    signal.SIGKILL: "most often the machine ran out of memory",
 }
 _STDERR_LINES = 5
 
@@ -99,8 +99,5 @@ def _death(returncode: int, stderr: bytes) -> str:
     """What became of the worker, why it may have, and the last that it said."""
     lines = stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
     last_words = f"; its last words: {' | '.join(lines)}" if lines else ""
-    if returncode > 0:
-        return f"the builder ended with status {returncode}{last_words}"
-    number = signal.Signals(-returncode)
-    advice = f" ({_ADVICE[number]})" if number in _ADVICE else ""
-    return f"the builder was killed by {number.name}{advice}; {WAY_OUT}{last_words}"
+    way_out = f"; {WAY_OUT}" if returncode < 0 else ""
+    return f"the builder {how_it_ended(returncode, _ADVICE)}{way_out}{last_words}"

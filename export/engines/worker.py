@@ -3,9 +3,6 @@
 TensorRT-RTX's builder can crash, and takes the process with it; see ``build.py`` for the other side.
 """
 
-import ctypes
-import resource
-import signal
 import sys
 import time
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from saishiki.export.child_process import die_with_parent, leave_no_core_file
 from saishiki.export.engines.header import read_header
 from saishiki.export.engines.log import BuildLog, logger_into
 from saishiki.export.engines.mapped_weights import MappedWeights
@@ -37,21 +35,14 @@ from saishiki.export.freed_memory import returning_memory
 from saishiki.runtime.bundle import sha256_of_file
 from saishiki.runtime.signature import Profile, Signature
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Reads a request from stdin, builds, and writes the answer into the request's folder."""
-    # A crash is expected now and then, and would leave a core file of several GB.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A crash is expected now and then.
+    leave_no_core_file()
     die_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildRequest)
     (Path(request.folder) / ANSWER_NAME).write_bytes(msgspec.json.encode(answer_to(request)))
-
-
-def die_with_parent() -> None:
-    """Has Linux kill this process when its parent ends: a killed export must not leave a build running."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def answer_to(request: BuildRequest) -> BuildAnswer:

@@ -34,7 +34,7 @@ def never_loaded(monkeypatch):
     def refuse(*_):
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("saishiki.export.pipeline._load", refuse)
+    monkeypatch.setattr("saishiki.export.pipeline.manifest_from_checkpoint", refuse)
 
 
 def content(bundle):

@@ -7,7 +7,7 @@ from time import monotonic, sleep
 
 WORKER = """
 from time import sleep
-from saishiki.export.engines.worker import die_with_parent
+from saishiki.export.child_process import die_with_parent
 die_with_parent()
 print(flush=True)
 sleep(60)
