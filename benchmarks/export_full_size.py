@@ -7,7 +7,8 @@ Weights are random, seeded, and distinct, so sizes and times are those of a trai
 their own: the whole command (wall seconds, and peak RSS of the process with all its children). Then, of AnimeDiffusion,
 one forward pass at 256x256 of PyTorch eager and of the exported fp32 and fp16 graphs in ONNX Runtime, in turn on the
 same cores; of ColorizeDiffusion (all modules, 512x512) the same command again, with nothing changed, and the bound
-that its memory has to keep. The builder of engines is a process of its own, whose peak is also given by itself.
+that its memory has to keep. PyTorch's and the builder's work are in processes of their own, whose peaks are also given
+each by itself.
 ``--folder`` keeps checkpoint (4.8 GB) and bundle; it must have 40 GB left.
 """
 
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,33 @@ def random_network(seed: int = 0) -> AnimeDiffusion:
     return network
 
 
+PROCESSES = {"saishiki.export.apart": "of PyTorch's process", "saishiki.export.engines.worker": "of the builder"}
+"""The processes that an export starts, by the module that they run."""
+
+
 @dataclass
 class PeakRss:
-    """The largest resident sets in bytes: of a process by itself, of its children, and of all together."""
+    """The largest resident sets in bytes: of all processes together, and of each kind by itself."""
 
-    alone: int = 0
-    children: int = 0
     together: int = 0
+    each: dict[str, int] = field(default_factory=dict)
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
         """Samples them until the process ends."""
         parent = psutil.Process(process.pid)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
-                self._add(parent.memory_info().rss, sum(c.memory_info().rss for c in parent.children(recursive=True)))
+                own = {"of the command itself": parent.memory_info().rss}
+                self._add(own | {_name_of(child): child.memory_info().rss for child in parent.children(recursive=True)})
             time.sleep(RSS_INTERVAL_S)
 
-    def _add(self, alone: int, children: int) -> None:
-        self.alone, self.children = max(self.alone, alone), max(self.children, children)
-        self.together = max(self.together, alone + children)
+    def _add(self, sample: Mapping[str, int]) -> None:
+        self.together = max(self.together, sum(sample.values()))
+        self.each |= {name: max(self.each.get(name, 0), rss) for name, rss in sample.items()}
+
+
+def _name_of(child: psutil.Process) -> str:
+    return next((PROCESSES[word] for word in child.cmdline() if word in PROCESSES), "of others")
 
 
 def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequence[str]) -> dict[str, Any]:
@@ -100,8 +109,7 @@ def measure_export(checkpoint: Path, bundle: Path, cache: Path, *, options: Sequ
     return {
         "seconds": round(time.perf_counter() - begin, 1),
         "peak_rss_gb": round(peak.together / 1e9, 2),
-        "peak_rss_without_builder_gb": round(peak.alone / 1e9, 2),
-        "peak_rss_of_builder_gb": round(peak.children / 1e9, 2),
+        "peak_rss_each_gb": {name: round(rss / 1e9, 2) for name, rss in peak.each.items()},
         "peak_rss_bound_gb": round(memory_bound_bytes(printed["manifest"]) / 1e9, 2),
         "verdict": printed["verdict"],
         "errors": {
