@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from saishiki.export.bundle_writer import MARKER, BundleDraft
-from saishiki.export.engines import cache_folder, installed_builder
+from saishiki.export.engines import installed_builder
 from saishiki.export.request import ExportRequest
 from saishiki.runtime.bundle import Bundle, sha256_of_file
+from saishiki.runtime.cache import cache_folder
 from saishiki.runtime.errors import BundleError
 
 CODE = ("export", "kernels", "models", "runtime")
@@ -80,7 +81,7 @@ def remember(digest: str, bundle: Path) -> None:
 
 
 def _record(digest: str) -> Path:
-    return cache_folder() / "bundles" / digest
+    return cache_folder("bundles") / digest
 
 
 def reuse_files(bundle: Bundle, draft: BundleDraft, output: Path) -> None:

@@ -1,7 +1,7 @@
 """Engines from ONNX graphs: targets, keys, the build in a child process, and the cache."""
 
 from saishiki.export.engines.build import build_engine
-from saishiki.export.engines.cache import CachedEngine, cache_folder, cached_engine, copy_engine, prune
+from saishiki.export.engines.cache import CachedEngine, cached_engine, copy_engine, prune
 from saishiki.export.engines.header import EngineHeader, read_header
 from saishiki.export.engines.key import engine_key, hash_of_key, profiles_text
 from saishiki.export.engines.request import BuildReport, EngineBuildError
@@ -16,7 +16,6 @@ __all__ = [
     "EngineHeader",
     "Target",
     "build_engine",
-    "cache_folder",
     "cached_engine",
     "copy_engine",
     "engine_key",

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import platformdirs
 from filelock import FileLock, Timeout
 
 from saishiki.export.engines.key import hash_of_key
 from saishiki.export.engines.request import ENGINE_NAME, BuildReport
 from saishiki.runtime.bundle import sha256_of_file
+from saishiki.runtime.cache import cache_folder
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineKey
 
@@ -41,14 +41,9 @@ class _Entry:
     report: BuildReport
 
 
-def cache_folder() -> Path:
-    """The folder of all that is cached: ``$SAISHIKI_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("SAISHIKI_CACHE") or platformdirs.user_cache_dir("saishiki")).expanduser()
-
-
 def engines_folder() -> Path:
     """The folder of all cached engines."""
-    return cache_folder() / "engines"
+    return cache_folder("engines")
 
 
 def cached_engine(key: EngineKey, build: Callable[[Path], BuildReport]) -> CachedEngine:

@@ -9,11 +9,6 @@ from typing import Any
 _LOG = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """Where TensorRT-RTX's compiled kernels are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saishiki" / "rtx"
-
-
 class RuntimeCache:
     """Kernels that TensorRT-RTX compiled for this GPU, in a file. A cache that cannot be used is only slower."""
 

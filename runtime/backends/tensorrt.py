@@ -18,8 +18,9 @@ from saishiki.runtime.backends.device import Memory, padded_bytes
 from saishiki.runtime.backends.engine_choice import check_engine, choose_engine, choose_profile
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.protocol import Module
-from saishiki.runtime.backends.rtx_cache import RuntimeCache, cache_folder
+from saishiki.runtime.backends.rtx_cache import RuntimeCache
 from saishiki.runtime.bundle import Bundle
+from saishiki.runtime.cache import cache_folder
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
 from saishiki.runtime.signature import Array, Signature, Sizes, profiles_for
@@ -157,7 +158,7 @@ class TensorRTModule(DeviceModule):
             # LAZY would begin with slow fallback kernels, and record those into the graphs.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             if self._cache is None:
-                self._cache = RuntimeCache(config, cache_folder() / self._entry.key_hash)
+                self._cache = RuntimeCache(config, cache_folder("rtx") / self._entry.key_hash)
             config.set_runtime_cache(self._cache.handle)
         return config
 

@@ -63,7 +63,7 @@ def kernel_cache_rows(bundle: Bundle, runner: Runner, task: Task, *, cached: int
     """The first image of a process that finds no compiled kernels, then of ``cached`` more that find its own."""
     with _pictures(task) as folder:
         start = _Start(bundle, runner, task, folder, "cold")
-        runs = [start({"XDG_CACHE_HOME": str(folder / "cache")})[0] for _ in range(1 + cached)]
+        runs = [start({"SAISHIKI_CACHE": str(folder / "cache")})[0] for _ in range(1 + cached)]
     caches = {EMPTY_CACHE: runs[:1], FILLED_CACHE: runs[1:]}
     return tuple(
         row_of("cold start", task.sizes(), [run[stage] for run in found], part=f"{stage}, {cache}")

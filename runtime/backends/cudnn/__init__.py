@@ -20,7 +20,6 @@ from saishiki.runtime.backends.cudnn.choice_cache import (
     Circumstances,
     Failure,
     Timing,
-    cache_folder,
     circumstances_of,
 )
 from saishiki.runtime.backends.cudnn.convolution import Convolution
@@ -68,7 +67,6 @@ __all__ = [
     "TimePlan",
     "Timing",
     "addresses_from_op",
-    "cache_folder",
     "choose_plan",
     "circumstances_of",
     "load_cudnn",

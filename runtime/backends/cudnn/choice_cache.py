@@ -17,6 +17,7 @@ import msgspec
 
 from saishiki.runtime.backends.cudnn.operation import Operation, written_operation
 from saishiki.runtime.backends.cudnn.planner import Planner
+from saishiki.runtime.cache import cache_folder
 
 _LOG = logging.getLogger(__name__)
 _DIGEST_LENGTH = 16
@@ -91,23 +92,16 @@ class _Entry:
     digest: str
 
 
-def cache_folder() -> Path:
-    """Where choices are kept: below ``$SAISHIKI_CACHE``, else in the user's cache folder."""
-    own = os.environ.get("SAISHIKI_CACHE")
-    everyones = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(own).expanduser() if own else everyones / "saishiki") / "cudnn"
-
-
 class ChoiceCache:
     """The choices of one GPU and version, read when they are asked for; any number of processes may use it at once.
 
     Args:
-        folder: None takes :func:`cache_folder`.
+        folder: None takes the user's.
     """
 
     def __init__(self, circumstances: Circumstances, folder: Path | None = None) -> None:
         self._circumstances = circumstances
-        self.folder = (cache_folder() if folder is None else folder) / circumstances.folder_name
+        self.folder = (cache_folder("cudnn") if folder is None else folder) / circumstances.folder_name
 
     def path(self, operation: Operation) -> Path:
         """Where the choice of an operation is, or would be."""

@@ -161,7 +161,7 @@ def test_cached_engine_without_the_variable_is_in_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SAISHIKI_CACHE")
-    monkeypatch.setattr(cache_module.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cached_engine(KEY, building()).path.is_relative_to(tmp_path / "saishiki" / "engines")
 
 

@@ -166,7 +166,7 @@ def library(fakes: Any, device: Any, *, rtx: bool) -> Any:
 
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("SAISHIKI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -401,7 +401,7 @@ def test_close_ends_all_use(fakes: Any, name: str, bundle: Bundle) -> None:
 
 
 def cache_file(bundle: Bundle, cache_home: Path) -> Path:
-    return cache_home / "saishiki" / "rtx" / bundle.module("denoiser").engines[0].key_hash
+    return cache_home / "rtx" / bundle.module("denoiser").engines[0].key_hash
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_processes_are_started_while_there_is_time(quick, clock, least, most, se
 
 
 def test_a_backend_that_compiles_starts_once_more_without_its_cache(opened, quick, child, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/the/users")
+    monkeypatch.setenv("SAISHIKI_CACHE", "/the/users")
     for done_ms in (2, 90):
         child.answers.append({"stdout": FIRST % (done_ms * 10**6)})
     runner = Runner("tensorrt-rtx", "cuda", "fp16")
@@ -80,7 +80,7 @@ def test_a_backend_that_compiles_starts_once_more_without_its_cache(opened, quic
         ("first image, empty kernel cache", (89.0,)),
         ("total, empty kernel cache", (90.0,)),
     ]
-    first, second = (environment["XDG_CACHE_HOME"] for _, environment in child.calls)
+    first, second = (environment["SAISHIKI_CACHE"] for _, environment in child.calls)
     assert first == "/the/users" != second
     assert result.peak_rss_bytes is None
 
@@ -95,7 +95,7 @@ def test_processes_with_one_kernel_cache_between_them(opened, quick, child):
         "first image, kernel cache of the first": (11.0, 10.0),
         "total, kernel cache of the first": (12.0, 11.0),
     }
-    (folder,) = {environment["XDG_CACHE_HOME"] for _, environment in child.calls}
+    (folder,) = {environment["SAISHIKI_CACHE"] for _, environment in child.calls}
     assert not Path(folder).exists()
 
 

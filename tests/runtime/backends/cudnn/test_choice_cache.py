@@ -14,7 +14,6 @@ from saishiki.runtime.backends.cudnn.choice_cache import (
     Circumstances,
     Failure,
     Timing,
-    cache_folder,
 )
 from saishiki.runtime.backends.cudnn.convolution import Convolution
 from saishiki.runtime.backends.cudnn.matmul import Matmul
@@ -129,14 +128,3 @@ def test_a_cache_that_cannot_be_written_is_only_slower(tmp_path: Path, caplog: p
     cache.write(OPERATIONS[0], CHOICE)
     assert "cannot be written" in caplog.text
     assert cache.read(OPERATIONS[0]) is None
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SAISHIKI_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path / "cudnn"
-    monkeypatch.delenv("SAISHIKI_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/saishiki/cudnn")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert cache_folder() == Path("/home/someone/.cache/saishiki/cudnn")
