@@ -110,7 +110,7 @@ class Colorizer:
             size: working size, a number or (height, width); None takes the size the bundle is tuned for.
             progress: called with (steps done, steps) after every step.
             cancel: set it from another thread to stop at the next step. With this or ``progress`` a GPU gets one step
-                at a time; without them it gets all of an image at once, which then nothing stops.
+                at a time, and the one that it has is not stopped; without them it gets all steps at once.
             options: those of the bundle's family: the fields of ``AnimeDiffusionOptions`` or
                 ``ColorizeDiffusionOptions`` in ``saishiki.runtime.pipelines``; what is left out is as published.
 
