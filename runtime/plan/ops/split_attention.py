@@ -1,7 +1,8 @@
 """Cross-attention of each token to its own region of the reference, and the projection with a weight per region.
 
 The kernels are ``saishiki.kernels.masked_split_cross_attention`` and ``split_projection``; a token's region is decided
-by comparing an fp32 mask with a threshold.
+by comparing an fp32 mask with a threshold. The order in which a kernel takes the tokens changes how much it computes,
+not what: the references take them as they lie.
 """
 
 import math
@@ -12,13 +13,8 @@ import numpy as np
 from saishiki.runtime.plan.extents import Extents, Strided, Tensors, resolve
 from saishiki.runtime.plan.ops.attention import softmax
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend, exact
+from saishiki.runtime.plan.ops.regions import is_foreground
 from saishiki.runtime.signature import Array
-
-
-def is_foreground(mask: Array, threshold: float, *, at_threshold: bool) -> Array:
-    """Whether each token is foreground: above the threshold, or not below it. A NaN is only the latter."""
-    chosen: Array = ~(mask < threshold) if at_threshold else mask > threshold
-    return chosen
 
 
 class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=True):
@@ -27,6 +23,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
     Args:
         q: (B, T, heads * D), with heads * D innermost, as are k and v: (B, S, heads * D).
         mask: (B, T) fp32.
+        order: (B, T) int32, a permutation of each row's tokens, as a ``RegionOrder`` gives it for this mask.
         out: (B, T, heads * D).
         foreground_at_threshold: whether a mask that equals the threshold is foreground.
         background_q: the queries of background tokens, where they are others.
@@ -37,6 +34,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
     k: Strided
     v: Strided
     mask: Strided
+    order: str
     out: str
     heads: int
     foreground_tokens: str
@@ -51,7 +49,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
 
     def reads(self) -> tuple[str, ...]:
         parts = (self.q, self.k, self.v, self.mask, *([self.background_q] if self.background_q else []))
-        names = (*(part.buffer for part in parts), *([self.merge_scale] if self.merge_scale else []))
+        names = (*(part.buffer for part in parts), self.order, *([self.merge_scale] if self.merge_scale else []))
         return tuple(dict.fromkeys(names))
 
     def writes(self) -> tuple[str, ...]:
@@ -84,7 +82,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
         # Each token meets the keys of one region; with a merge, foreground tokens meet all.
         met = keys if self.merge_scale else resolve(self.foreground_tokens, extents.sizes)
         flops = 4 * math.prod(extents.strided_shape(self.q)) * met
-        return Cost(flops, sum(map(extents.strided_nbytes, parts)) + extents.nbytes(self.out))
+        return Cost(flops, sum(map(extents.strided_nbytes, parts)) + extents.nbytes(self.order, self.out))
 
 
 class SplitProjection(Op, tag="split_projection", frozen=True):
@@ -94,6 +92,7 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
         x: (B, T, K), with K innermost.
         foreground_weight: (N, K), as is the other.
         mask: (B, T) fp32.
+        order: as of :class:`MaskedSplitCrossAttention`.
         out: (B, T, N).
     """
 
@@ -101,6 +100,7 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
     foreground_weight: str
     background_weight: str
     mask: Strided
+    order: str
     out: str
     threshold: float
     foreground_at_threshold: bool
@@ -108,7 +108,8 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
     backends: ClassVar[tuple[OpBackend, ...]] = ("triton",)
 
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.x.buffer, self.foreground_weight, self.background_weight, self.mask.buffer)))
+        weights = (self.foreground_weight, self.background_weight)
+        return tuple(dict.fromkeys((self.x.buffer, *weights, self.mask.buffer, self.order)))
 
     def writes(self) -> tuple[str, ...]:
         return (self.out,)
@@ -124,5 +125,5 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
     def cost(self, extents: Extents) -> Cost:
         weights = (self.foreground_weight, self.background_weight)
         flops = 2 * math.prod(extents.strided_shape(self.x)) * extents.shape(weights[0])[0]
-        moved = sum(map(extents.strided_nbytes, (self.x, self.mask))) + extents.nbytes(*weights, self.out)
+        moved = sum(map(extents.strided_nbytes, (self.x, self.mask))) + extents.nbytes(*weights, self.order, self.out)
         return Cost(flops, moved)

@@ -3,7 +3,7 @@ import pytest
 from msgspec.structs import replace
 
 from saishiki.runtime.plan.ops import Cost, MaskedSplitCrossAttention, SplitProjection
-from saishiki.runtime.plan.ops.split_attention import is_foreground
+from saishiki.runtime.plan.ops.regions import is_foreground
 from tests.runtime.plan.running import assert_computes, compute, dense, draw, extents, strided
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
