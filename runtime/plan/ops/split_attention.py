@@ -2,7 +2,7 @@
 
 The kernels are ``saishiki.kernels.masked_split_cross_attention`` and ``split_projection``; a token's region is decided
 by comparing an fp32 mask with a threshold. The order in which a kernel takes the tokens changes how much it computes,
-not what: the references take them as they lie.
+not what.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from saishiki.runtime.plan.extents import Extents, Strided, Tensors, resolve
 from saishiki.runtime.plan.ops.attention import softmax
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend, exact
-from saishiki.runtime.plan.ops.regions import is_foreground
+from saishiki.runtime.plan.ops.regions import is_foreground, write_tokens
 from saishiki.runtime.signature import Array
 
 
@@ -65,7 +65,8 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
             share = tensors[self.merge_scale]
             foreground = foreground * (1 - share) + background * share
         mask = is_foreground(tensors.view(self.mask), self.threshold, at_threshold=self.foreground_at_threshold)
-        tensors[self.out][:] = np.where(mask[..., None], foreground, background).reshape(tensors[self.out].shape)
+        result = np.where(mask[..., None], foreground, background)
+        write_tokens(tensors[self.out], result, tensors[self.order])
 
     def _attend(self, q: Array, k: Array, v: Array) -> Array:
         result = np.empty_like(q)
@@ -115,12 +116,12 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
         return (self.out,)
 
     def compute(self, tensors: Tensors) -> None:
-        x, out = exact(tensors.view(self.x)), tensors[self.out]
+        x = exact(tensors.view(self.x))
         foreground, background = (
             x @ exact(tensors[name]).T for name in (self.foreground_weight, self.background_weight)
         )
         mask = is_foreground(tensors.view(self.mask), self.threshold, at_threshold=self.foreground_at_threshold)
-        out[:] = np.where(mask[..., None], foreground, background).reshape(out.shape)
+        write_tokens(tensors[self.out], np.where(mask[..., None], foreground, background), tensors[self.order])
 
     def cost(self, extents: Extents) -> Cost:
         weights = (self.foreground_weight, self.background_weight)

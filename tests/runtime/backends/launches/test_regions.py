@@ -12,7 +12,7 @@ from tests.runtime.backends.interpreted_device import SHARED_BYTES, InterpretedD
 from tests.runtime.backends.launches.launched import assert_launches_compute, assert_near, computed, launched
 from tests.runtime.plan.running import dense, draw, extents, strided
 
-BATCH, HEADS, WIDTH, TOKENS, KEYS, FOREGROUND = 2, 3, 64, 150, 70, 41
+BATCH, HEADS, WIDTH, TOKENS, KEYS, FOREGROUND = 2, 2, 64, 70, 70, 41
 CHANNELS = HEADS * WIDTH
 THRESHOLD = 0.05
 FLOOR = 2.0**-11
@@ -77,6 +77,7 @@ def operands(at_threshold=False):
 
 Y = {"y": (BATCH, TOKENS, CHANNELS)}
 PLAIN, MERGE = "masked_split_cross_attention_d64_fp16", "masked_split_cross_attention_merge_d64_fp16"
+MERGING = {"share": np.array([0.3], np.float32)}
 SCALES = {"foreground_scale": 0.75, "background_scale": 1.5}
 
 
@@ -108,8 +109,7 @@ def test_attention_merges_by_a_share_in_memory(share):
 
 
 def test_attention_merges_with_the_same_queries():
-    arrays = operands() | {"share": np.array([0.3], np.float32)}
-    assert_launches_compute(attention(merge_scale="share"), arrays, Y, kernels=[MERGE], floor=FLOOR)
+    assert_launches_compute(attention(merge_scale="share"), operands() | MERGING, Y, kernels=[MERGE], floor=FLOOR)
 
 
 def test_rows_may_share_keys():
@@ -118,7 +118,14 @@ def test_rows_may_share_keys():
     assert_launches_compute(attention(k=k, v=v), arrays, Y, kernels=[PLAIN], floor=FLOOR)
 
 
-@pytest.mark.parametrize("merge", [{}, {"merge_scale": "share"}], ids=["plain", "merge"])
+@pytest.fixture(scope="module", params=[None, "share"], ids=["plain", "merge"])
+def attended(request):
+    """An operation, its operands, and what its kernel computes of them."""
+    op, arrays = attention(merge_scale=request.param), operands() | MERGING
+    got, _ = launched(op, arrays, {"y": np.full(Y["y"], np.nan, "float16")})
+    return op, arrays, got
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -129,23 +136,20 @@ def test_rows_may_share_keys():
     ],
     ids=lambda wrong: "_".join(wrong),
 )
-def test_another_attention_by_region_is_seen(wrong, merge):
-    op, arrays = attention(**merge), operands() | {"share": np.array([0.3], np.float32)}
-    nothing = {"y": np.full(Y["y"], np.nan, "float16")}
-    got, _ = launched(msgspec.structs.replace(op, **wrong), arrays, nothing)
+def test_another_attention_by_region_is_seen(attended, wrong):
+    op, arrays, got = attended
+    assert_near(got, computed(op, arrays, got), floor=FLOOR)
     with pytest.raises(AssertionError, match="y"):
-        assert_near(got, computed(op, arrays, nothing), floor=FLOOR)
+        assert_near(got, computed(msgspec.structs.replace(op, **wrong), arrays, got), floor=FLOOR)
 
 
-def test_swapped_regions_are_seen():
-    """Foreground keys where the background's are expected, and the other way around."""
-    arrays, half = operands(), KEYS // 2
-    op = attention(foreground_tokens=str(half))
-    swapped = arrays | {name: np.roll(arrays[name], half, axis=1) for name in ("k", "v")}
-    nothing = {"y": np.full(Y["y"], np.nan, "float16")}
-    got, _ = launched(op, swapped, nothing)
+def test_swapped_regions_are_seen(attended):
+    """The foreground's keys and values where the background's are expected, and the other way around."""
+    op, arrays, got = attended
+    swapped = arrays | {name: np.roll(arrays[name], -FOREGROUND, axis=1) for name in ("k", "v")}
+    wrong = msgspec.structs.replace(op, foreground_tokens=str(KEYS - FOREGROUND))
     with pytest.raises(AssertionError, match="y"):
-        assert_near(got, computed(op, arrays, nothing), floor=FLOOR)
+        assert_near(got, computed(wrong, swapped, got), floor=FLOOR)
 
 
 def test_an_order_that_leaves_a_token_out_is_seen():
@@ -244,16 +248,16 @@ def refuse(op, message, **tensors):
 
 def test_attention_by_region_refuses():
     refuse(attention(background_q=dense("q", *Y["y"])), "queries of the background where nothing is merged")
-    refuse(msgspec.structs.replace(attention(), heads=2), "with heads of 96: expected 32, 64, 80, 128; use another")
+    refuse(msgspec.structs.replace(attention(), heads=8), "with heads of 16: expected 32, 64, 80, 128; use another")
     refuse(attention(), "takes v in float32", v=((BATCH, KEYS, CHANNELS), "float32"))
     refuse(attention(), "takes mask in float16", mask=((BATCH, TOKENS), "float16"))
     refuse(attention(), "takes order in int64", order=((BATCH, TOKENS), "int64"))
     gaps = strided("mask", (BATCH, TOKENS), (TOKENS * 8, 8))
-    refuse(attention(mask=gaps), r"reads the mask mask at strides \(1200, 8\): expected 2 rows of 150 without gaps")
+    refuse(attention(mask=gaps), r"reads the mask mask at strides \(560, 8\): expected 2 rows of 70 without gaps")
     others = strided("v", (BATCH, KEYS, CHANNELS), (KEYS * CHANNELS * 2, CHANNELS * 2, 1))
     refuse(attention(v=others), "to k and v whose strides differ")
     odd = strided("q", Y["y"], (TOKENS * CHANNELS, CHANNELS + 4, 1))
-    refuse(attention(q=odd), "reads q at strides .28800, 196, 1.: expected numbers side by side")
+    refuse(attention(q=odd), "reads q at strides .8960, 132, 1.: expected numbers side by side")
 
 
 def test_split_projection_refuses():
