@@ -31,6 +31,7 @@ from saishiki.kernels.layer_norm import VARIANTS as LAYER_NORM
 from saishiki.kernels.masked_split_cross_attention import VARIANTS as MASKED_SPLIT_CROSS_ATTENTION
 from saishiki.kernels.mean import VARIANTS as MEAN
 from saishiki.kernels.pointwise import VARIANTS as POINTWISE
+from saishiki.kernels.region_order import VARIANTS as REGION_ORDER
 from saishiki.kernels.split_projection import VARIANTS as SPLIT_PROJECTION
 from saishiki.kernels.variant import Variant
 from saishiki.runtime.backends.cubins import CUBINS, INDEX_NAME, CubinEntry, CubinIndex, read_cubin_index
@@ -45,6 +46,7 @@ OPS: Mapping[str, tuple[Variant, ...]] = {
     "masked_split_cross_attention": MASKED_SPLIT_CROSS_ATTENTION,
     "mean": MEAN,
     "pointwise": POINTWISE,
+    "region_order": REGION_ORDER,
     "split_projection": SPLIT_PROJECTION,
 }
 VARIANTS = {variant.name: variant for variants in OPS.values() for variant in variants}

@@ -6,7 +6,8 @@
 Layout: x (B, T, K), weights (N, K) as ``torch.nn.Linear`` has them, out (B, T, N), contiguous; fp16, bf16 or fp32,
 summed in fp32. Fused are both products and the choice. A tile of tokens that lies in one region reads that region's
 weight alone; in a tile of both, a row is 0 in the product with the other region's weight, and one accumulator takes
-both.
+both. Rows of x may be parts of longer ones in a launch without torch:
+:func:`saishiki.runtime.backends.launches.regions.split_projection_launches`.
 
 Source: the split cross-attention of ColorizeDiffusion v1.5 and v2 (tellurion-kanata/ColorizeDiffusion), observed from
 outside.
@@ -24,11 +25,13 @@ from torch import Tensor
 
 from saishiki.kernels.checks import FLOATS, INTERPRETED, check_tensor
 from saishiki.kernels.dot import dot
-from saishiki.kernels.masked_split_cross_attention.reference import is_foreground
+from saishiki.kernels.foreground import is_foreground
+from saishiki.kernels.masked_split_cross_attention import reference
 from saishiki.kernels.masked_split_cross_attention.semantics import SELECTIONS, Selection
 from saishiki.kernels.registration import register_op
 from saishiki.kernels.rounding import rounded
 from saishiki.kernels.variant import Variant
+from saishiki.runtime.backends.launches.regions import UNIT
 
 TILES = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
 TILES_FP32 = {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
@@ -45,7 +48,7 @@ def split_projection_reference(
     order: Tensor | None = None,
 ) -> Tensor:
     """Of :func:`split_projection`, the same arguments and result, in any dtype; ``order`` changes nothing."""
-    chosen = is_foreground(mask, selection=selection, threshold=threshold)[..., None]
+    chosen = reference.is_foreground(mask, selection=selection, threshold=threshold)[..., None]
     return torch.where(chosen, x @ w_fg.T, x @ w_bg.T)
 
 
@@ -54,7 +57,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     acc,  # [BLOCK_M, BLOCK_N]
     x_ptr,
     w_ptr,
-    rows,  # [BLOCK_M]
+    x_rows,  # [BLOCK_M], where each begins
     own,  # [BLOCK_M]
     columns,  # [BLOCK_N]
     column_inside,  # [BLOCK_N]
@@ -67,7 +70,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     for start in range(0, last, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)  # [BLOCK_K]
         k_inside = k < width
-        x = tl.load(x_ptr + rows[:, None] * width + k[None, :], mask=own[:, None] & k_inside[None, :], other=0.0)
+        x = tl.load(x_ptr + x_rows[:, None] + k[None, :], mask=own[:, None] & k_inside[None, :], other=0.0)
         w = tl.load(
             w_ptr + columns[:, None] * width + k[None, :], mask=column_inside[:, None] & k_inside[None, :], other=0.0
         )
@@ -76,7 +79,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
 
 
 # width and out_width are specialised: whether rows start at multiples of 16 bytes decides how they are read.
-@triton.jit(do_not_specialize=["selection", "rows", "tokens"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["selection", "rows", "tokens", "x_batch_units", "x_token_units"])  # type: ignore[untyped-decorator]
 def _split_projection_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     w_fg_ptr,
@@ -90,7 +93,10 @@ def _split_projection_kernel(  # type: ignore[no-untyped-def]
     tokens,
     width,
     out_width,
+    x_batch_units,
+    x_token_units,
     HAS_ORDER: tl.constexpr,
+    UNIT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -109,20 +115,23 @@ def _split_projection_kernel(  # type: ignore[no-untyped-def]
     places = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     inside = places < rows
-    at = places
+    b = places // tokens  # [BLOCK_M]
+    token = places - b * tokens
     if HAS_ORDER:
-        at = places // tokens * tokens + tl.load(order_ptr + places, mask=inside, other=0)
+        token = tl.load(order_ptr + places, mask=inside, other=0)
+    at = b * tokens + token
+    x_rows = (b * x_batch_units + token * x_token_units) * UNIT
     column_inside = columns < out_width
     share = tl.load(mask_ptr + at, mask=inside, other=0.0)  # [BLOCK_M]
-    is_fg = tl.where(selection == 0, share > threshold, (share < threshold) == 0)
+    is_fg = is_foreground(share, threshold, selection)
     fg = inside & is_fg
     bg = inside & (is_fg == 0)
 
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     last = tl.where(tl.max(fg.to(tl.int32), 0) > 0, width, 0)
-    acc = _accumulate(acc, x_ptr, w_fg_ptr, at, fg, columns, column_inside, width, last, BLOCK_K, IN_FP32)
+    acc = _accumulate(acc, x_ptr, w_fg_ptr, x_rows, fg, columns, column_inside, width, last, BLOCK_K, IN_FP32)
     last = tl.where(tl.max(bg.to(tl.int32), 0) > 0, width, 0)
-    acc = _accumulate(acc, x_ptr, w_bg_ptr, at, bg, columns, column_inside, width, last, BLOCK_K, IN_FP32)
+    acc = _accumulate(acc, x_ptr, w_bg_ptr, x_rows, bg, columns, column_inside, width, last, BLOCK_K, IN_FP32)
 
     pointers = out_ptr + at[:, None] * out_width + columns[None, :]
     out = rounded(acc, out_ptr.dtype.element_ty, IN_FP32)
@@ -189,6 +198,7 @@ def _run(
         return out
     batch, tokens, width = x.shape
     out_width = w_fg.shape[0]
+    unit = math.gcd(UNIT, width)
     tiles = TILES_FP32 if x.dtype == torch.float32 else TILES
     grid = (triton.cdiv(batch * tokens, tiles["BLOCK_M"]), triton.cdiv(out_width, tiles["BLOCK_N"]))
     _split_projection_kernel[grid](
@@ -204,7 +214,10 @@ def _run(
         tokens,
         width,
         out_width,
+        tokens * width // unit,
+        width // unit,
         HAS_ORDER=order is not None,
+        UNIT=unit,
         GROUP=8,
         IN_FP32=INTERPRETED and x.dtype == torch.bfloat16,
         **tiles,
@@ -234,12 +247,9 @@ def _variant() -> Variant:
             "out_ptr": "*fp16",
             "selection": "i32",
             "threshold": "fp32",
-            "rows": "i32",
-            "tokens": "i32",
-            "width": "i32",
-            "out_width": "i32",
+            **dict.fromkeys(("rows", "tokens", "width", "out_width", "x_batch_units", "x_token_units"), "i32"),
         },
-        constexprs={**blocks, "HAS_ORDER": True, "GROUP": 8, "IN_FP32": False},
+        constexprs={**blocks, "HAS_ORDER": True, "UNIT": UNIT, "GROUP": 8, "IN_FP32": False},
         aligned=(*pointers, "width", "out_width"),
         grid=((("rows",), TILES["BLOCK_M"]), (("out_width",), TILES["BLOCK_N"])),
         max_registers=160,

@@ -13,7 +13,13 @@ import numpy as np
 from roofline import Work
 
 from kernel_bench.convolution_case import CONVOLUTIONS, TINY_CONVOLUTIONS, ConvolutionCase
-from kernel_bench.small_cases import SMALL_CASES, TINY_SMALL_CASES, PlainAttentionCase, SmallCase
+from kernel_bench.small_cases import (
+    SMALL_CASES,
+    TINY_SMALL_CASES,
+    PlainAttentionCase,
+    RegionOrderCase,
+    SmallCase,
+)
 from kernel_bench.work import Bools, Regions, attention_work, group_norm_work, projection_work, sampler_work
 
 FP16_BYTES = 2
@@ -254,7 +260,14 @@ def details_of(case: "KernelCase") -> Mapping[str, float]:
 
 
 KernelCase = (
-    AttentionCase | ProjectionCase | SamplerCase | GroupNormCase | ConvolutionCase | PlainAttentionCase | SmallCase
+    AttentionCase
+    | ProjectionCase
+    | SamplerCase
+    | GroupNormCase
+    | ConvolutionCase
+    | PlainAttentionCase
+    | RegionOrderCase
+    | SmallCase
 )
 
 # Token grid, heads: the levels of the U-Net that attend to the reference, largest first.

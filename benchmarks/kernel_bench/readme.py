@@ -16,6 +16,7 @@ SHOWN: Mapping[str, str] = {
     "average_pool": r"",
     "layer_norm": r"",
     "mean": r"",
+    "region_order": r"",
     "pointwise": r"",
     "masked_split_cross_attention": r"512 px: 2 x 4096 |768 px: 2 x 9216 .*figure|1024 px: 2 x 4096 .*figure",
     "split_projection": r"512 px: 2 x 4096 |1024 px: 2 x 4096 ",

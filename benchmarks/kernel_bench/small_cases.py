@@ -1,4 +1,4 @@
-"""The cases of the kernels that plans have besides: attention, averages, LayerNorm, and what is done pointwise."""
+"""The cases of the kernels that plans have besides: attention, orders, averages, LayerNorm, what is done pointwise."""
 
 import math
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from roofline import Work
 
 FP16_BYTES = 2
+FP32_BYTES = INT32_BYTES = 4
 FLOPS: Mapping[str, int] = {
     "average_pool": 1,
     "mean": 1,
@@ -48,6 +49,28 @@ class PlainAttentionCase:
 
 
 @dataclass(frozen=True)
+class RegionOrderCase:
+    """region_order: an fp32 mask in, int32 places out; a token counts as one comparison and one sum."""
+
+    network: str
+    batch: int
+    tokens: int
+
+    op = "region_order"
+
+    @property
+    def name(self) -> str:
+        """As rows are labelled."""
+        return f"{self.network}: {self.batch} x {self.tokens} tokens"
+
+    shape_name = name
+
+    def work(self) -> Work:
+        tokens = self.batch * self.tokens
+        return Work(0, 2 * tokens, tokens * (FP32_BYTES + INT32_BYTES), launches=1)
+
+
+@dataclass(frozen=True)
 class SmallCase:
     """One of the kernels that memory bounds, fp16.
 
@@ -75,13 +98,15 @@ class SmallCase:
         return Work(0, FLOPS[self.function or self.op] * numbers, moved * FP16_BYTES, launches=1)
 
 
-SMALL_CASES: tuple[PlainAttentionCase | SmallCase, ...] = (
+SMALL_CASES: tuple[PlainAttentionCase | RegionOrderCase | SmallCase, ...] = (
     PlainAttentionCase("AnimeDiffusion 256 px", 1, 4, 1024, 1024, 128),
     PlainAttentionCase("SD2.1 512 px", 2, 5, 4096, 4096, 64),
     PlainAttentionCase("SD2.1 512 px", 2, 10, 1024, 1024, 64),
     PlainAttentionCase("SD2.1 512 px", 2, 5, 4096, 256, 64),
     PlainAttentionCase("ViT-H", 1, 16, 257, 257, 80),
     PlainAttentionCase("SD VAE 512 px", 1, 1, 4096, 4096, 512),
+    RegionOrderCase("SD2.1 512 px", 2, 4096),
+    RegionOrderCase("SD2.1 1024 px", 2, 16384),
     SmallCase("average_pool", "AnimeDiffusion 256 px", (1, 64, 256, 256)),
     SmallCase("mean", "SD2.1 512 px", (1, 4096, 320)),
     SmallCase("layer_norm", "SD2.1 512 px", (8192, 320)),
@@ -91,8 +116,9 @@ SMALL_CASES: tuple[PlainAttentionCase | SmallCase, ...] = (
     SmallCase("pointwise", "SD2.1 512 px", (8192, 320), "add"),
     SmallCase("pointwise", "sketch encoder 512 px", (262144, 16), "silu"),
 )
-TINY_SMALL_CASES: tuple[PlainAttentionCase | SmallCase, ...] = (
+TINY_SMALL_CASES: tuple[PlainAttentionCase | RegionOrderCase | SmallCase, ...] = (
     PlainAttentionCase("tiny", 2, 3, 9, 7, 32),
+    RegionOrderCase("tiny", 2, 9),
     SmallCase("average_pool", "tiny", (2, 8, 4, 6)),
     SmallCase("mean", "tiny", (2, 9, 16)),
     SmallCase("layer_norm", "tiny", (5, 24)),

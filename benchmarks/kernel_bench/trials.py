@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernel_bench.cases import AttentionCase, GroupNormCase, KernelCase, ProjectionCase, SamplerCase
 from kernel_bench.convolution_case import ConvolutionCase
-from kernel_bench.small_cases import OPERANDS, PlainAttentionCase, SmallCase
+from kernel_bench.small_cases import OPERANDS, PlainAttentionCase, RegionOrderCase, SmallCase
 from saishiki.kernels.attention import attention, attention_reference
 from saishiki.kernels.average_pool import average_pool, average_pool_reference
 from saishiki.kernels.convolution import InputNorm, convolution, convolution_reference
@@ -34,6 +34,7 @@ from saishiki.kernels.masked_split_cross_attention import (
 )
 from saishiki.kernels.mean import mean, mean_reference
 from saishiki.kernels.pointwise import pointwise, pointwise_reference
+from saishiki.kernels.region_order import region_order, region_order_reference
 from saishiki.kernels.split_projection import split_projection, split_projection_reference
 from saishiki.runtime.samplers import (
     Parameterisation,
@@ -340,6 +341,25 @@ def _plain_attention(case: PlainAttentionCase, place: Place) -> Trial:
         truth=lambda: (attention_reference(q.double(), k.double(), v.double()),),
         plain=lambda: (attention_reference(q, k, v),),
         rivals={f"sdpa {name}": Rival(partial(_sdpa, q, k, v, backend), same=False) for name, backend in SDPA.items()},
+    )
+
+
+@trial_of.register
+def _region_order(case: RegionOrderCase, place: Place) -> Trial:
+    _fresh(place)
+    mask = torch.rand(case.batch, case.tokens, device=place.device)
+    settings: Any = {"selection": "foreground_above", "threshold": 0.5}
+    run, reference = partial(region_order, mask, **settings), partial(region_order_reference, mask, **settings)
+    return Trial(
+        work=case.work(),
+        run=run,
+        outputs=lambda: (run(),),
+        truth=lambda: (reference().double(),),
+        plain=lambda: (reference(),),
+        rivals={
+            "sorted by mask": Rival(partial(token_order, mask), same=False),
+            "torch operators, eager": Rival(reference, same=True),
+        },
     )
 
 

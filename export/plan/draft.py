@@ -48,6 +48,7 @@ class Draft:
     ops: list[AnyOp] = field(default_factory=list)
     made: dict[Pending, View] = field(default_factory=dict)
     copies: dict[tuple[str, View], View] = field(default_factory=dict)
+    orders: dict[tuple[View, float, bool], str] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
 
     # Values of the graph

@@ -27,6 +27,7 @@ from saishiki.kernels.masked_split_cross_attention.kernel import _masked_split_c
 from saishiki.kernels.masked_split_cross_attention.semantics import SELECTIONS, Selection
 from saishiki.kernels.masked_split_cross_attention.variants import MAX_HEAD_DIM, split_head_dim, tile_sizes
 from saishiki.kernels.registration import register_op
+from saishiki.runtime.backends.launches.regions import UNIT
 
 MAX_GRID_Y = 65535
 
@@ -166,6 +167,8 @@ def _run(
     head_dim = width // heads
     main, tail = split_head_dim(head_dim)
     tiles = tile_sizes(head_dim, fp32=q.dtype == torch.float32, blend=blend)
+    strides = [stride for count in (tokens, k.shape[1]) for stride in (count * width, width)]
+    unit = math.gcd(UNIT, width)
     _masked_split_cross_attention_kernel[triton.cdiv(tokens, tiles["BLOCK_T"]), batch * heads](
         q,
         q if q_bg is None else q_bg,
@@ -185,10 +188,13 @@ def _run(
         k.shape[1],
         fg_tokens,
         heads,
+        *(stride // unit for stride in strides),
         BLEND=blend,
+        MERGE_IN_MEMORY=False,
         HAS_Q_BG=q_bg is not None,
         HAS_KV_INDEX=kv_index is not None,
         HAS_ORDER=order is not None,
+        UNIT=unit,
         D=head_dim,
         D_MAIN=main,
         D_TAIL=tail,

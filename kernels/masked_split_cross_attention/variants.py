@@ -2,8 +2,9 @@
 
 import triton
 
-from saishiki.kernels.masked_split_cross_attention.kernel import _masked_split_cross_attention_kernel
+from saishiki.kernels.masked_split_cross_attention.kernel import STRIDES, _masked_split_cross_attention_kernel
 from saishiki.kernels.variant import Variant
+from saishiki.runtime.backends.launches.regions import UNIT
 
 MAX_HEAD_DIM = 128
 MAX_REGISTERS = {
@@ -55,18 +56,17 @@ def _variant(head_dim: int, *, blend: bool) -> Variant:
             "threshold": "fp32",
             "fg_scale": "fp32",
             "bg_scale": "fp32",
-            "merge_scale": "fp32",
-            "batch": "i32",
-            "tokens": "i32",
-            "keys": "i32",
-            "fg_tokens": "i32",
-            "heads": "i32",
+            # Not an argument of the launch: a recorded one is made once, and serves every share.
+            "merge_scale": "*fp32" if blend else "fp32",
+            **dict.fromkeys(("batch", "tokens", "keys", "fg_tokens", "heads", *STRIDES), "i32"),
         },
         constexprs={
             "BLEND": blend,
+            "MERGE_IN_MEMORY": blend,
             "HAS_Q_BG": blend,
-            "HAS_KV_INDEX": True,
+            "HAS_KV_INDEX": False,
             "HAS_ORDER": True,
+            "UNIT": UNIT,
             "D": head_dim,
             "D_MAIN": main,
             "D_TAIL": tail,

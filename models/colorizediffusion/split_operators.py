@@ -2,7 +2,7 @@
 
 The kernel's operator takes its merge share as a number, but one engine shall serve every share. So where regions are
 merged the graph gets an operator that takes it as a tensor, ``merging_split_cross_attention``; it becomes the same kind
-of ONNX function and has no kernel.
+of ONNX function, and has a kernel in plans alone.
 """
 
 from typing import Any

@@ -9,7 +9,7 @@ from saishiki.runtime.plan.extents import Extents, Tensors
 from saishiki.runtime.plan.plan import Plan
 from saishiki.runtime.signature import Array, Signature
 
-_NAN_BYTE = 0xFF  # NaN in every float dtype
+_NAN_BYTE = 0xFF  # NaN in every float dtype, -1 in integers
 
 
 def interpret(
@@ -38,7 +38,7 @@ def interpret(
     with np.errstate(over="ignore", invalid="ignore"):
         for op, born in zip(plan.ops, _born(plan), strict=True):
             for name in born:
-                tensors[name].fill(np.nan)
+                tensors[name].view(np.uint8).fill(_NAN_BYTE)
             op.compute(tensors)
     return outputs
 

@@ -112,42 +112,61 @@ def nothing(*shape: int, dtype: Any = HALF) -> Array:
 
 def launch_masked_split_cross_attention(device: Any, *, merge_scale: float) -> Result:
     batch, tokens, keys, heads, head_dim, fg_tokens = 3, 200, 130, 2, 64, 61
-    q, q_bg = draw(batch, tokens, heads * head_dim, seed=0), draw(batch, tokens, heads * head_dim, seed=1)
-    k, v = draw(2, keys, heads * head_dim, seed=2), draw(2, keys, heads * head_dim, seed=3)
+    width = heads * head_dim
+    q, q_bg = draw(batch, tokens, width, seed=0), draw(batch, tokens, width, seed=1)
+    kv = draw(batch, keys, 2 * width, seed=2)
+    k, v = kv[..., :width], kv[..., width:]
     mask = np.random.default_rng(4).random((batch, tokens)).astype(SINGLE)
     mask[0, :128] = 1.0
-    kv_index = np.array([1, -1, 0], np.int32)
     order = np.argsort(mask, axis=1).astype(np.int32)
     out = nothing(*q.shape)
+    at = put(device, q=q, q_bg=q_bg, kv=kv, mask=mask, order=order, share=np.array([merge_scale], SINGLE), out=out)
+    kv_ptr, share_ptr = at.pop("kv_ptr"), at.pop("share_ptr")
     device.launch(
         "masked_split_cross_attention_merge_d64_fp16" if merge_scale else "masked_split_cross_attention_d64_fp16",
-        **put(device, q=q, q_bg=q_bg, k=k, v=v, mask=mask, kv_index=kv_index, order=order, out=out),
+        **at,
+        k_ptr=kv_ptr,
+        v_ptr=kv_ptr + width * kv.itemsize,
+        kv_index_ptr=0,
         selection=0,
         threshold=0.5,
         fg_scale=0.7,
         bg_scale=1.4,
-        merge_scale=merge_scale,
+        merge_scale=share_ptr if merge_scale else 0.0,
         batch=batch,
         tokens=tokens,
         keys=keys,
         fg_tokens=fg_tokens,
         heads=heads,
+        q_batch_units=tokens * width // 8,
+        q_token_units=width // 8,
+        kv_batch_units=keys * 2 * width // 8,
+        kv_token_units=2 * width // 8,
     )
 
     def attend(queries: Array, span: slice) -> Array:
         def split(array: Array) -> Array:
             return array.astype(np.float64).reshape(*array.shape[:2], heads, head_dim).swapaxes(1, 2)
 
-        scores = split(queries) @ split(k[kv_index][:, span]).swapaxes(2, 3) / head_dim**0.5
+        scores = split(queries) @ split(k[:, span]).swapaxes(2, 3) / head_dim**0.5
         p = np.exp(scores - scores.max(-1, keepdims=True))
-        return (p / p.sum(-1, keepdims=True) @ split(v[kv_index][:, span])).swapaxes(1, 2).reshape(q.shape)
+        return (p / p.sum(-1, keepdims=True) @ split(v[:, span])).swapaxes(1, 2).reshape(q.shape)
 
     fg = 0.7 * attend(q, slice(0, fg_tokens))
     bg = 1.4 * attend(q_bg if merge_scale else q, slice(fg_tokens, keys))
     fg = fg * (1 - merge_scale) + bg * merge_scale
-    expected = np.where((mask > 0.5)[..., None], fg, bg)
-    expected[1] = 0
-    return Result(fetch(device, "out", out), expected)
+    return Result(fetch(device, "out", out), np.where((mask > 0.5)[..., None], fg, bg))
+
+
+def launch_region_order(device: Any) -> Result:
+    """Whether each place is right: an order has no error that is small."""
+    batch, tokens = 3, 2100
+    mask = np.random.default_rng(4).random((batch, tokens)).astype(SINGLE)
+    at = put(device, mask=mask, out=np.full((batch, tokens), -1, np.int32))
+    device.launch("region_order", **at, selection=0, threshold=0.7, batch=batch, tokens=tokens)
+    expected = np.argsort(mask > 0.7, axis=1, kind="stable")
+    got = fetch(device, "out", expected.astype(np.int32))
+    return Result((got == expected).astype(SINGLE), np.ones_like(mask))
 
 
 def launch_split_projection(device: Any) -> Result:
@@ -166,6 +185,8 @@ def launch_split_projection(device: Any) -> Result:
         tokens=tokens,
         width=width,
         out_width=out_width,
+        x_batch_units=tokens * width // 8,
+        x_token_units=width // 8,
     )
     x64, w_fg, w_bg = x.astype(np.float64), w_fg.astype(np.float64), w_bg.astype(np.float64)
     return Result(fetch(device, "out", out), np.where((mask < 0.5).reshape(rows, 1), x64 @ w_bg.T, x64 @ w_fg.T))
@@ -354,6 +375,7 @@ def launch_plan_case(device: Any, *, case: PlanCase) -> Result:
 LAUNCHES: dict[str, Callable[[Any], Result]] = {
     "masked_split_cross_attention": partial(launch_masked_split_cross_attention, merge_scale=0.0),
     "masked_split_cross_attention_merge": partial(launch_masked_split_cross_attention, merge_scale=0.25),
+    "region_order": launch_region_order,
     "split_projection": launch_split_projection,
     "fused_sampler_step": launch_fused_sampler_step,
     "group_norm_silu": launch_group_norm_silu,

@@ -1,9 +1,9 @@
 """Launches of attention by the kernel of ``saishiki.kernels.attention``."""
 
 from saishiki.runtime.backends.launches.launch import Address, Launch
-from saishiki.runtime.backends.launches.operand import address_of, require_dtypes
+from saishiki.runtime.backends.launches.operand import address_of, require_dtypes, units_of
 from saishiki.runtime.errors import BackendError
-from saishiki.runtime.plan.extents import Extents, Strided, resolve
+from saishiki.runtime.plan.extents import Extents
 from saishiki.runtime.plan.ops import Attention
 
 HEAD_DIMS = (32, 64, 80, 128, 512)
@@ -34,17 +34,6 @@ def attention_launches(op: Attention, extents: Extents, address: Address, sms: i
         "keys": extents.strided_shape(op.k)[2],
     }
     for name, part in operands.items():
-        for axis, units in zip(("batch", "head", "token"), _units(part, extents), strict=True):
+        for axis, units in zip(("batch", "head", "token"), units_of(part, extents, UNIT), strict=True):
             arguments[f"{name}_{axis}_units"] = units
     return (Launch(f"attention_d{head_dim}_fp16", arguments),)
-
-
-def _units(part: Strided, extents: Extents) -> tuple[int, ...]:
-    """How far apart pictures, heads and tokens are."""
-    *strides, innermost = (resolve(stride, extents.sizes) for stride in part.strides)
-    if innermost != 1 or any(stride % UNIT for stride in strides):
-        raise BackendError(
-            f"no kernel attends to {part.buffer} at strides {(*strides, innermost)}: expected heads' numbers side by "
-            f"side and strides in multiples of {UNIT}; use another backend"
-        )
-    return tuple(stride // UNIT for stride in strides)

@@ -1,4 +1,4 @@
-"""Where the operands of a launch lie, and whether a kernel takes their dtypes."""
+"""Where the operands of a launch lie, and whether a kernel takes their dtypes and strides."""
 
 from collections.abc import Collection, Iterable
 
@@ -24,3 +24,17 @@ def require_dtypes(op: Op, extents: Extents, names: Iterable[str], dtypes: Colle
                 f"no kernel of {type(op).__name__} takes {name} in {found}: expected {' or '.join(dtypes)}; use "
                 "another backend"
             )
+
+
+def units_of(part: Strided, extents: Extents, unit: int) -> tuple[int, ...]:
+    """How far apart the numbers of every axis but the innermost are, in units of so many numbers.
+
+    Raises ``BackendError`` where the innermost are not side by side, or the others not a whole number of units apart.
+    """
+    *strides, innermost = (resolve(stride, extents.sizes) for stride in part.strides)
+    if innermost != 1 or any(stride % unit for stride in strides):
+        raise BackendError(
+            f"no kernel reads {part.buffer} at strides {(*strides, innermost)}: expected numbers side by side and "
+            f"strides in multiples of {unit}; use another backend"
+        )
+    return tuple(stride // unit for stride in strides)

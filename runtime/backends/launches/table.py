@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from saishiki.runtime.backends.launches import attention, convolution, group_norm, layer_norm, pointwise, pool
+from saishiki.runtime.backends.launches import attention, convolution, group_norm, layer_norm, pointwise, pool, regions
 from saishiki.runtime.backends.launches.launch import Address, Launch
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan.extents import Extents
@@ -13,6 +13,7 @@ from saishiki.runtime.plan.ops import (
     Convolution,
     Copy,
     LayerNorm,
+    MaskedSplitCrossAttention,
     Matmul,
     Mean,
     NormApply,
@@ -20,6 +21,8 @@ from saishiki.runtime.plan.ops import (
     Op,
     Pointwise,
     Pool,
+    RegionOrder,
+    SplitProjection,
 )
 
 _LAUNCHES: Mapping[type[Op], Callable[[Any, Extents, Address, int], tuple[Launch, ...]]] = {
@@ -27,12 +30,15 @@ _LAUNCHES: Mapping[type[Op], Callable[[Any, Extents, Address, int], tuple[Launch
     Convolution: convolution.convolution_launches,
     Copy: pointwise.copy_launches,
     LayerNorm: layer_norm.layer_norm_launches,
+    MaskedSplitCrossAttention: regions.masked_split_cross_attention_launches,
     Matmul: convolution.matmul_launches,
     Mean: pool.mean_launches,
     NormApply: group_norm.apply_launches,
     NormStatistics: group_norm.statistics_launches,
     Pointwise: pointwise.pointwise_launches,
     Pool: pool.pool_launches,
+    RegionOrder: regions.region_order_launches,
+    SplitProjection: regions.split_projection_launches,
 }
 
 

@@ -10,6 +10,7 @@ from saishiki.runtime.plan.ops.matmul import Matmul
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend
 from saishiki.runtime.plan.ops.pointwise import Function, Pointwise
 from saishiki.runtime.plan.ops.pool import Mean, Pool
+from saishiki.runtime.plan.ops.region_order import RegionOrder
 from saishiki.runtime.plan.ops.split_attention import MaskedSplitCrossAttention, SplitProjection
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "OpBackend",
     "Pointwise",
     "Pool",
+    "RegionOrder",
     "SplitProjection",
 ]

@@ -8,6 +8,7 @@ from saishiki.runtime.plan.ops.layer_norm import LayerNorm
 from saishiki.runtime.plan.ops.matmul import Matmul
 from saishiki.runtime.plan.ops.pointwise import Pointwise
 from saishiki.runtime.plan.ops.pool import Mean, Pool
+from saishiki.runtime.plan.ops.region_order import RegionOrder
 from saishiki.runtime.plan.ops.split_attention import MaskedSplitCrossAttention, SplitProjection
 
 AnyOp = (
@@ -22,6 +23,7 @@ AnyOp = (
     | NormStatistics
     | Pointwise
     | Pool
+    | RegionOrder
     | SplitProjection
 )
 """Any operation, told apart by its ``op`` in JSON."""

@@ -1,7 +1,8 @@
 """Cross-attention of each token to its own region of the reference, and the projection with a weight per region.
 
 The kernels are ``saishiki.kernels.masked_split_cross_attention`` and ``split_projection``; a token's region is decided
-by comparing an fp32 mask with a threshold.
+by comparing an fp32 mask with a threshold. The order in which a kernel takes the tokens changes how much it computes,
+not what.
 """
 
 import math
@@ -12,13 +13,8 @@ import numpy as np
 from saishiki.runtime.plan.extents import Extents, Strided, Tensors, resolve
 from saishiki.runtime.plan.ops.attention import softmax
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend, exact
+from saishiki.runtime.plan.ops.regions import is_foreground, write_tokens
 from saishiki.runtime.signature import Array
-
-
-def is_foreground(mask: Array, threshold: float, *, at_threshold: bool) -> Array:
-    """Whether each token is foreground: above the threshold, or not below it. A NaN is only the latter."""
-    chosen: Array = ~(mask < threshold) if at_threshold else mask > threshold
-    return chosen
 
 
 class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=True):
@@ -27,6 +23,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
     Args:
         q: (B, T, heads * D), with heads * D innermost, as are k and v: (B, S, heads * D).
         mask: (B, T) fp32.
+        order: (B, T) int32, a permutation of each row's tokens, as a ``RegionOrder`` gives it for this mask.
         out: (B, T, heads * D).
         foreground_at_threshold: whether a mask that equals the threshold is foreground.
         background_q: the queries of background tokens, where they are others.
@@ -37,6 +34,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
     k: Strided
     v: Strided
     mask: Strided
+    order: str
     out: str
     heads: int
     foreground_tokens: str
@@ -51,7 +49,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
 
     def reads(self) -> tuple[str, ...]:
         parts = (self.q, self.k, self.v, self.mask, *([self.background_q] if self.background_q else []))
-        names = (*(part.buffer for part in parts), *([self.merge_scale] if self.merge_scale else []))
+        names = (*(part.buffer for part in parts), self.order, *([self.merge_scale] if self.merge_scale else []))
         return tuple(dict.fromkeys(names))
 
     def writes(self) -> tuple[str, ...]:
@@ -67,7 +65,8 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
             share = tensors[self.merge_scale]
             foreground = foreground * (1 - share) + background * share
         mask = is_foreground(tensors.view(self.mask), self.threshold, at_threshold=self.foreground_at_threshold)
-        tensors[self.out][:] = np.where(mask[..., None], foreground, background).reshape(tensors[self.out].shape)
+        result = np.where(mask[..., None], foreground, background)
+        write_tokens(tensors[self.out], result, tensors[self.order])
 
     def _attend(self, q: Array, k: Array, v: Array) -> Array:
         result = np.empty_like(q)
@@ -84,7 +83,7 @@ class MaskedSplitCrossAttention(Op, tag="masked_split_cross_attention", frozen=T
         # Each token meets the keys of one region; with a merge, foreground tokens meet all.
         met = keys if self.merge_scale else resolve(self.foreground_tokens, extents.sizes)
         flops = 4 * math.prod(extents.strided_shape(self.q)) * met
-        return Cost(flops, sum(map(extents.strided_nbytes, parts)) + extents.nbytes(self.out))
+        return Cost(flops, sum(map(extents.strided_nbytes, parts)) + extents.nbytes(self.order, self.out))
 
 
 class SplitProjection(Op, tag="split_projection", frozen=True):
@@ -94,6 +93,7 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
         x: (B, T, K), with K innermost.
         foreground_weight: (N, K), as is the other.
         mask: (B, T) fp32.
+        order: as of :class:`MaskedSplitCrossAttention`.
         out: (B, T, N).
     """
 
@@ -101,6 +101,7 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
     foreground_weight: str
     background_weight: str
     mask: Strided
+    order: str
     out: str
     threshold: float
     foreground_at_threshold: bool
@@ -108,21 +109,22 @@ class SplitProjection(Op, tag="split_projection", frozen=True):
     backends: ClassVar[tuple[OpBackend, ...]] = ("triton",)
 
     def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.x.buffer, self.foreground_weight, self.background_weight, self.mask.buffer)))
+        weights = (self.foreground_weight, self.background_weight)
+        return tuple(dict.fromkeys((self.x.buffer, *weights, self.mask.buffer, self.order)))
 
     def writes(self) -> tuple[str, ...]:
         return (self.out,)
 
     def compute(self, tensors: Tensors) -> None:
-        x, out = exact(tensors.view(self.x)), tensors[self.out]
+        x = exact(tensors.view(self.x))
         foreground, background = (
             x @ exact(tensors[name]).T for name in (self.foreground_weight, self.background_weight)
         )
         mask = is_foreground(tensors.view(self.mask), self.threshold, at_threshold=self.foreground_at_threshold)
-        out[:] = np.where(mask[..., None], foreground, background).reshape(out.shape)
+        write_tokens(tensors[self.out], np.where(mask[..., None], foreground, background), tensors[self.order])
 
     def cost(self, extents: Extents) -> Cost:
         weights = (self.foreground_weight, self.background_weight)
         flops = 2 * math.prod(extents.strided_shape(self.x)) * extents.shape(weights[0])[0]
-        moved = sum(map(extents.strided_nbytes, (self.x, self.mask))) + extents.nbytes(*weights, self.out)
+        moved = sum(map(extents.strided_nbytes, (self.x, self.mask))) + extents.nbytes(*weights, self.order, self.out)
         return Cost(flops, moved)

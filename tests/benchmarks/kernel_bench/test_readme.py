@@ -26,7 +26,7 @@ def test_the_code_with_pytorch_runs_in_its_order() -> None:
     names: dict[str, Any] = {}
     for block in WITH_TORCH:
         exec(block, names)
-    assert len(WITH_TORCH) == 7
+    assert len(WITH_TORCH) == 8
     assert names["out"].shape == (1, 20, 64)
     assert names["q"].shape == (1, 20, 64)
     assert names["y"].shape == names["u"].shape == (1, 64, 12, 10)

@@ -20,6 +20,7 @@ from saishiki.runtime.plan.ops import (
     NormApply,
     NormInput,
     NormStatistics,
+    RegionOrder,
     SplitProjection,
 )
 from saishiki.runtime.signature import Array, Signature, TensorSpec
@@ -84,6 +85,7 @@ def plan(dtype: str) -> Plan:
             **{name: Buffer(dtype, FULL) for name in images},
             **{name: Buffer(dtype, HALF) for name in halves},
             "normal": Buffer(dtype, (*FULL[:3], "16")),
+            "order": Buffer("int32", ("batch", HALVES)),
             "statistics": Buffer("float32", ("batch", str(GROUPS), "2")),
             "out_statistics": Buffer("float32", ("batch", str(GROUPS), "2")),
         },
@@ -97,18 +99,22 @@ def plan(dtype: str) -> Plan:
             NormApply(NormInput("first_out"), "statistics", "norm.weight", "norm.offset", "norm_out", True),
             Convolution(("norm_out",), "second", "second.bias", "residual_out", 1, (1, 1, 1, 1), "first_out"),
             Convolution(("residual_out",), "down", "down.bias", "down_out", 2, (0, 0, 1, 1)),
+            RegionOrder(mask, "order", THRESHOLD, False),
             MaskedSplitCrossAttention(
                 q=tokens("down_out"),
                 k=tokens("keys", str(KEYS)),
                 v=tokens("values", str(KEYS)),
                 mask=mask,
+                order="order",
                 out="attended",
                 heads=HEADS,
                 foreground_tokens=str(FOREGROUND),
                 threshold=THRESHOLD,
                 foreground_at_threshold=False,
             ),
-            SplitProjection(tokens("attended"), "foreground", "background", mask, "projected", THRESHOLD, False),
+            SplitProjection(
+                tokens("attended"), "foreground", "background", mask, "order", "projected", THRESHOLD, False
+            ),
             Matmul(rows("projected"), "linear", rows("linear_out"), "linear.bias", rows("down_out")),
             NormStatistics(OUT_NORM, "out_statistics", GROUPS, EPSILON),
             NormApply(OUT_NORM, "out_statistics", "out_norm.weight", "out_norm.offset", "normal", True),

@@ -3,7 +3,7 @@ import pytest
 from msgspec.structs import replace
 
 from saishiki.runtime.plan.ops import Cost, MaskedSplitCrossAttention, SplitProjection
-from saishiki.runtime.plan.ops.split_attention import is_foreground
+from saishiki.runtime.plan.ops.regions import is_foreground
 from tests.runtime.plan.running import assert_computes, compute, dense, draw, extents, strided
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
@@ -32,7 +32,13 @@ def operands():
         "k": draw(BATCH, KEYS, WIDTH, seed=1),
         "v": draw(BATCH, KEYS, WIDTH, seed=2),
         "mask": mask(),
+        "order": order(),
     }
+
+
+def order():
+    """Any permutation gives the same."""
+    return np.random.default_rng(7).permuted(np.tile(np.arange(TOKENS, dtype=np.int32), (BATCH, 1)), axis=1)
 
 
 def attention(at_threshold, **options):
@@ -40,14 +46,14 @@ def attention(at_threshold, **options):
     parts = {name: dense(name, *shape) for name, shape in shapes.items()}
     arguments = {**parts, "mask": dense("mask", BATCH, TOKENS), "foreground_tokens": str(FOREGROUND), **options}
     return MaskedSplitCrossAttention(
-        out="y", heads=HEADS, threshold=THRESHOLD, foreground_at_threshold=at_threshold, **arguments
+        order="order", out="y", heads=HEADS, threshold=THRESHOLD, foreground_at_threshold=at_threshold, **arguments
     )
 
 
 def attended(arrays, at_threshold, **options):
     """The kernel's reference in fp64, with the mask in fp32."""
     exact = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    exact |= {name: tensor.double() for name, tensor in exact.items() if name != "mask"}
+    exact |= {name: tensor.double() for name, tensor in exact.items() if name not in ("mask", "order")}
     arguments = {"selection": SELECTIONS[at_threshold], "threshold": THRESHOLD, "fg_tokens": FOREGROUND, **options}
     return masked_split_cross_attention_reference(**exact, heads=HEADS, **arguments)
 
@@ -56,7 +62,7 @@ def attended(arrays, at_threshold, **options):
 def test_masked_split_cross_attention(at_threshold):
     arrays = operands()
     op = attention(at_threshold)
-    assert op.reads() == ("q", "k", "v", "mask")
+    assert op.reads() == ("q", "k", "v", "mask", "order")
     assert_computes(op, arrays, {"y": attended(arrays, at_threshold)})
 
 
@@ -72,7 +78,7 @@ def test_scales(at_threshold):
 def test_merge(at_threshold, share):
     arrays = operands()
     op = attention(at_threshold, merge_scale="share", foreground_scale=0.75, background_scale=1.5)
-    assert op.reads() == ("q", "k", "v", "mask", "share")
+    assert op.reads() == ("q", "k", "v", "mask", "order", "share")
     truth = attended(arrays, at_threshold, merge_scale=share, fg_scale=0.75, bg_scale=1.5)
     assert_computes(op, arrays | {"share": np.array([share], np.float32)}, {"y": truth})
 
@@ -86,11 +92,12 @@ def test_background_tokens_with_queries_of_their_own(at_threshold):
         "qq": np.concatenate([own["q"], other], axis=2),
         "kv": np.concatenate([own["k"], own["v"]], axis=2),
         "mask": own["mask"],
+        "order": own["order"],
     }
     q, background_q = (strided("qq", (BATCH, TOKENS, WIDTH), (18 * WIDTH, 2 * WIDTH, 1), i * WIDTH) for i in (0, 1))
     k, v = (strided("kv", (BATCH, KEYS, WIDTH), (10 * WIDTH, 2 * WIDTH, 1), i * WIDTH) for i in (0, 1))
     op = attention(at_threshold, q=q, k=k, v=v, background_q=background_q)
-    assert op.reads() == ("qq", "kv", "mask")
+    assert op.reads() == ("qq", "kv", "mask", "order")
     assert_computes(op, arrays, {"y": attended(own | {"q_bg": other}, at_threshold)})
 
 
@@ -126,13 +133,14 @@ def test_split_projection(at_threshold):
         "fg": draw(5, WIDTH, seed=1),
         "bg": draw(5, WIDTH, seed=2),
         "mask": mask(),
+        "order": order(),
     }
     x, *weights = (torch.from_numpy(arrays[name]).double() for name in ("x", "fg", "bg"))
     truth = split_projection_reference(
         x[..., 3:], *weights, torch.from_numpy(mask()), selection=SELECTIONS[at_threshold], threshold=THRESHOLD
     )
     op = projection(at_threshold)
-    assert op.reads() == ("x", "fg", "bg", "mask")
+    assert op.reads() == ("x", "fg", "bg", "mask", "order")
     assert_computes(op, arrays, {"y": truth})
     swapped = arrays | {"fg": arrays["bg"], "bg": arrays["fg"]}
     with pytest.raises(AssertionError, match="Mismatched elements"):
@@ -141,7 +149,14 @@ def test_split_projection(at_threshold):
 
 def projection(at_threshold):
     x = strided("x", (BATCH, TOKENS, WIDTH), (TOKENS * (WIDTH + 3), WIDTH + 3, 1), 3)
-    return SplitProjection(x, "fg", "bg", dense("mask", BATCH, TOKENS), "y", THRESHOLD, at_threshold)
+    return SplitProjection(x, "fg", "bg", dense("mask", BATCH, TOKENS), "order", "y", THRESHOLD, at_threshold)
+
+
+def test_a_token_that_is_not_in_the_order_is_not_written():
+    arrays = operands()
+    arrays["order"][1, 3] = arrays["order"][1, 4]
+    left_out = np.isnan(compute(attention(False), arrays, {"y": (BATCH, TOKENS, WIDTH)})["y"]).all(axis=2)
+    assert np.argwhere(left_out).tolist() == [[1, operands()["order"][1, 3]]]
 
 
 def test_outputs_may_have_other_dims_of_the_same_order():
@@ -159,9 +174,12 @@ def test_is_foreground_of_nan():
 def test_cost():
     half = {"q": (2, 9, 12), "k": (2, 5, 12), "v": (2, 5, 12), "y": (2, 9, 12)}
     tensors = extents(
-        mask=((2, 9), "float32"), share=((1,), "float32"), **{name: (shape, "float16") for name, shape in half.items()}
+        mask=((2, 9), "float32"),
+        order=((2, 9), "int32"),
+        share=((1,), "float32"),
+        **{name: (shape, "float16") for name, shape in half.items()},
     )
-    moved = 432 + 240 + 240 + 72 + 432
+    moved = 432 + 240 + 240 + 72 + 72 + 432
     assert attention(False).cost(tensors) == Cost(4 * 2 * 9 * 12 * 2, moved)
     assert attention(False, merge_scale="share").cost(tensors) == Cost(4 * 2 * 9 * 12 * 5, moved)
 
@@ -172,6 +190,7 @@ def test_cost_of_the_projection():
         fg=((5, 12), "float16"),
         bg=((5, 12), "float16"),
         mask=((2, 9), "float32"),
+        order=((2, 9), "int32"),
         y=((2, 9, 5), "float16"),
     )
-    assert projection(False).cost(tensors) == Cost(2 * 2 * 9 * 12 * 5, 432 + 120 + 120 + 72 + 180)
+    assert projection(False).cost(tensors) == Cost(2 * 2 * 9 * 12 * 5, 432 + 120 + 120 + 72 + 72 + 180)
