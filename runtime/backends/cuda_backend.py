@@ -22,11 +22,13 @@ from saishiki.runtime.backends.cudnn import (
 from saishiki.runtime.backends.device import Memory
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights
+from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu
 from saishiki.runtime.backends.plans import LoadedPlan, find_plan, load_plan
 from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
+from saishiki.runtime.plan.ops import OpBackend
 from saishiki.runtime.signature import Sizes
 
 
@@ -86,6 +88,8 @@ class PlannedModule(DeviceModule):
     def __init__(self, backend: "CudaBackend", loaded: LoadedPlan) -> None:
         super().__init__(backend, loaded.signature)
         self._part = backend.cudnn.part if backend.cudnn else None
+        library: OpBackend = "cudnn" if backend.cudnn else "triton"
+        loaded = replace(loaded, plan=plan_on_gpu(loaded.plan, target=backend.device.target, library=library))
         self._weights: dict[str, Memory] = upload_weights(backend.device, loaded)
         # Of the weights in host memory, only what is added to inputs before they are uploaded is needed any longer.
         biases = {vector.bias for vector in loaded.plan.hoisted.values()}

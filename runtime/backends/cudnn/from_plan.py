@@ -60,7 +60,7 @@ def addresses_from_op(op: ops.Op, extents: Extents, address: Callable[[str], int
 
 
 def _convolution(op: ops.Convolution, extents: Extents, *, equal_vectors: bool) -> Convolution | None:
-    if op.from_images or op.to_image or op.bias_offset % _EIGHT:
+    if op.from_images or op.to_image or op.norm or op.bias_offset % _EIGHT:
         return None
     vectors = extents.shape(op.bias)[:-1]
     if vectors not in ((), (1,)) and not equal_vectors:

@@ -1,4 +1,5 @@
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from saishiki.export.plan import lower_model  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
 from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
+from saishiki.runtime.backends.convolution_tiles import NORM_TARGETS  # noqa: E402
 from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
 from saishiki.runtime.backends.cudnn import CudnnPart, Planner  # noqa: E402
 from saishiki.runtime.backends.launches import launches_of  # noqa: E402
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights  # noqa: E402
+from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu  # noqa: E402
 from saishiki.runtime.backends.plans import LoadedPlan  # noqa: E402
 from saishiki.runtime.errors import BackendError  # noqa: E402
 from saishiki.runtime.parity import relative_error  # noqa: E402
@@ -148,10 +151,14 @@ def test_a_step_of_several_pictures_is_left_to_kernels(loaded):
 @pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm90", "sm120"])
 def test_every_launch_has_a_cubin_for_every_gpu(loaded, target):
     device = InterpretedDevice(target=target, multiprocessors=132, runs=False)
-    execution = execution_on(device, loaded)
+    own = replace(loaded, plan=plan_on_gpu(loaded.plan, target=target, library="triton"))
+    execution = execution_on(device, own)
     execution.prepare()
     execution.enqueue({})
-    assert len(device.launched) == len(loaded.plan.ops)
+    assert len(device.launched) == len(own.plan.ops)
+    folded = sum("convolution_norm_" in name for name in device.launched)
+    assert len(loaded.plan.ops) - len(own.plan.ops) == folded
+    assert (folded > 0) == (target in NORM_TARGETS)
 
 
 def test_a_misplaced_tensor_is_noticed(loaded):

@@ -35,6 +35,7 @@ SHAPES = {
     "keys": (2, 2, 6, 8),
     "attended": (2, 5, 16),
     "zeros": (24,),
+    "statistics": (1, 4, 2),
 }
 AROUND = (1, 1, 1, 1)
 
@@ -123,6 +124,9 @@ LEFT_TO_OTHERS: dict[str, ops.AnyOp] = {
     "a vector per image": VECTORS,
     "images of the interface": ops.Convolution(x=("x",), weight="w", bias="bias", out="y", from_images=True),
     "an image of the interface": ops.Convolution(x=("x",), weight="w", bias="bias", out="y", to_image=True),
+    "a norm in front": ops.Convolution(
+        x=("x",), weight="w", bias="bias", out="y", norm=ops.InputNorm("statistics", "bias", "bias", True)
+    ),
     "a vector at 8 bytes": ops.Convolution(x=("x",), weight="w", bias="hoisted", bias_offset=4, out="y"),
     "fewer channels than the filters": ops.Convolution(x=("narrow",), weight="w", bias="bias", out="y"),
     "rows with gaps": ops.Matmul(x=rows("rows", row=32), weight="linear", out=rows("out"), bias="bias"),
