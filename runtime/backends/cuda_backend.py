@@ -19,7 +19,7 @@ from saishiki.runtime.backends.cudnn import (
     load_cudnn,
     why_cudnn_unavailable,
 )
-from saishiki.runtime.backends.device import Memory
+from saishiki.runtime.backends.device import InputUse, Memory
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights
 from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu
@@ -95,11 +95,11 @@ class PlannedModule(DeviceModule):
         biases = {vector.bias for vector in loaded.plan.hoisted.values()}
         self._loaded = replace(loaded, weights={name: loaded.weights[name] for name in biases})
 
-    def depends_on_changing(self) -> bool:
-        """What only depends on other inputs is computed once."""
+    def depends_on_use(self) -> bool:
+        """What depends on inputs that stay is computed once, and cuDNN takes vectors that are alike for all pictures."""
         return True
 
-    def new_execution(self, sizes: Sizes, changing: frozenset[str]) -> PlanExecution:
+    def new_execution(self, sizes: Sizes, use: InputUse) -> PlanExecution:
         """Memory and launches at these sizes; run once, so that every kernel is loaded."""
         device = self._backend.device
         execution = PlanExecution(
@@ -107,7 +107,7 @@ class PlannedModule(DeviceModule):
             self._loaded,
             self._weights,
             sizes,
-            changing=changing,
+            use=use,
             sms=device.multiprocessors,
             cudnn=self._part,
         )
