@@ -96,7 +96,7 @@ class PlannedModule(DeviceModule):
         self._loaded = replace(loaded, weights={name: loaded.weights[name] for name in biases})
 
     def depends_on_use(self) -> bool:
-        """What depends on inputs that stay is computed once, and cuDNN takes vectors that are alike for all pictures."""
+        """What depends on inputs that stay is computed once, and cuDNN takes what is alike for all pictures."""
         return True
 
     def new_execution(self, sizes: Sizes, use: InputUse) -> PlanExecution:
