@@ -48,29 +48,37 @@ def join_products(draft: Draft) -> None:
 
 
 def _groups(draft: Draft) -> list[list[Matmul]]:
-    keys = {op: _key(draft, op) for op in draft.ops if isinstance(op, Matmul)}
-    used_with: dict[str, set[_Key | None]] = {}
+    touching: dict[str, list[AnyOp]] = {}
     for op in draft.ops:
-        for name in op.reads():
-            used_with.setdefault(name, set()).add(keys[op] if isinstance(op, Matmul) else None)
-    groups: dict[tuple[_Key, frozenset[_Key | None]], list[Matmul]] = {}
-    for op, key in keys.items():
-        if key is not None and None not in used_with[op.weight]:
-            groups.setdefault((key, frozenset(used_with[op.weight])), []).append(op)
-    return [products for products in groups.values() if len({op.weight for op in products}) == len(products) > 1]
+        for name in (*op.reads(), *op.writes()):
+            touching.setdefault(name, []).append(op)
+    products = [op for op in draft.ops if isinstance(op, Matmul)]
+    keys: dict[AnyOp, _Key | None] = {op: _key(draft, op, touching[op.out.buffer]) for op in products}
+    groups: dict[frozenset[_Key | None], dict[_Key | None, list[Matmul]]] = {}
+    for op in products:
+        # All that its weight is multiplied with, here and elsewhere: the same for all whose weights are stacked.
+        used_with = frozenset(keys.get(other) for other in touching[op.weight])
+        if None not in used_with:
+            groups.setdefault(used_with, {}).setdefault(keys[op], []).append(op)
+    found = [joined for by_key in groups.values() for joined in by_key.values()]
+    return [joined for joined in found if len({op.weight for op in joined}) == len(joined) > 1]
 
 
-def _key(draft: Draft, op: Matmul) -> _Key | None:
-    """None for a product that cannot be joined with any."""
+def _key(draft: Draft, op: Matmul, touching: list[AnyOp]) -> _Key | None:
+    """None for a product that cannot be joined with any.
+
+    Args:
+        touching: the operations that read or write its result, itself included.
+    """
     out, width = op.out, draft.weights[op.weight].spec.shape[0]
     dims = draft.buffers[out.buffer].dims if out.buffer in draft.buffers else ()
     is_whole = (out.strides, out.offset, dims[-1:]) == ((str(width), "1"), "0", (str(width),))
     if op.residual or not is_whole or width % UNIT:
         return None
     part = _Part(out.buffer, 0, width, 2 * width)
-    others = [other for other in draft.ops if other is not op and out.buffer in (*other.reads(), *other.writes())]
-    if not all(isinstance(other, Attention) and _reread(other, {out.buffer: part}) for other in others):
-        return None
+    for other in touching:
+        if other is not op and not (isinstance(other, Attention) and _reread(other, {out.buffer: part})):
+            return None
     return _Key(op.x, dims[:-1], op.bias is not None)
 
 
@@ -89,7 +97,7 @@ def _join(draft: Draft, products: list[Matmul]) -> None:
         for op, place, width in zip(products, places, widths, strict=False)
     }
     kept = (Matmul(first.x, weight, out, bias) if op is first else op for op in draft.ops if op not in products[1:])
-    draft.ops[:] = [_required(op, parts) for op in kept]
+    draft.ops[:] = [_with_parts(op, parts) for op in kept]
 
 
 def _stacked(draft: Draft, names: list[str]) -> str:
@@ -105,7 +113,7 @@ def _side_by_side(reads: Iterable[Callable[[], Array]]) -> Array:
     return np.concatenate([read() for read in reads])
 
 
-def _required(op: AnyOp, parts: Mapping[str, _Part]) -> AnyOp:
+def _with_parts(op: AnyOp, parts: Mapping[str, _Part]) -> AnyOp:
     if not isinstance(op, Attention):
         return op
     found = _reread(op, parts)

@@ -14,7 +14,12 @@ def fold_norms(plan: Plan) -> Plan:
     A norm stays where it puts its input together (concat, upsampling, residual, a copy for others), since a
     convolution reads one buffer as it lies; and in front of an image of the interface.
     """
-    folded = {op.out: op for place, op in enumerate(plan.ops) if isinstance(op, NormApply) and _folds(plan, place, op)}
+    touching: dict[str, list[int]] = {}
+    for place, _, names in plan.uses():
+        for name in names:
+            touching.setdefault(name, []).append(place)
+    norms = {op.out: op for op in plan.ops if isinstance(op, NormApply)}
+    folded = {out: norm for out, norm in norms.items() if _folds(plan, norm, touching[out])}
     kept = [op for op in plan.ops if not (isinstance(op, NormApply) and op.out in folded)]
     return msgspec.structs.replace(
         plan,
@@ -23,24 +28,29 @@ def fold_norms(plan: Plan) -> Plan:
     )
 
 
-def _folds(plan: Plan, place: int, norm: NormApply) -> bool:
+def _folds(plan: Plan, norm: NormApply, touching: list[int]) -> bool:
+    """Whether a norm can be left to who reads it.
+
+    Args:
+        touching: the places of the operations that read or write its result.
+    """
     x = norm.input.x
     if norm.input.names() != (x,) or norm.input.upsample or norm.dense or norm.out not in plan.buffers:
         return False
     if plan.buffers.get(x) != plan.buffers[norm.out]:
         return False
-    touching = [other for other, _, names in plan.uses() if other != place and norm.out in names]
-    if len(touching) != 1 or touching[0] < place or not _takes(plan.ops[touching[0]], norm.out):
+    place, *reading = touching
+    if len(reading) != 1 or not _takes(plan.ops[reading[0]], norm.out):
         return False
-    between = {name for op in plan.ops[place + 1 : touching[0]] for name in op.writes()}
+    between = {name for op in plan.ops[place + 1 : reading[0]] for name in op.writes()}
     return between.isdisjoint(norm.reads())
 
 
 def _takes(op: AnyOp, pictures: str) -> bool:
-    """Whether an operation is a convolution that can normalise these pictures, which it reads once."""
+    """Whether an operation is a convolution that can normalise these pictures."""
     if not isinstance(op, Convolution) or op.from_images or op.to_image or op.norm:
         return False
-    return op.x == (pictures,) and op.residual != pictures
+    return op.x == (pictures,)
 
 
 def _with_norm(op: AnyOp, folded: Mapping[str, NormApply]) -> AnyOp:
