@@ -101,15 +101,13 @@ def _join(draft: Draft, products: list[Matmul]) -> None:
 
 
 def _stacked(draft: Draft, names: list[str]) -> str:
-    """The name of weights behind one another, which the same weights in the same order share."""
+    """The name of weights behind one another: made of all their names, since a bias may be that of several layers."""
     stored = [draft.weights[name] for name in names]
     rows, rest = sum(each.spec.shape[0] for each in stored), stored[0].spec.shape[1:]
-    return draft.store(
-        f"{names[0]}.stacked", partial(_side_by_side, [each.read for each in stored]), shape=(rows, *rest)
-    )
+    return draft.store("+".join(names), partial(_concatenated, [each.read for each in stored]), shape=(rows, *rest))
 
 
-def _side_by_side(reads: Iterable[Callable[[], Array]]) -> Array:
+def _concatenated(reads: Iterable[Callable[[], Array]]) -> Array:
     return np.concatenate([read() for read in reads])
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import msgspec
 import numpy as np
 import pytest
@@ -5,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saishiki.export.plan.join_products import _Part, _within
+from saishiki.export.plan.draft import Draft
+from saishiki.export.plan.join_products import _Part, _stacked, _within
 from saishiki.runtime.backends.cudnn.from_plan import operation_from_op
 from saishiki.runtime.plan import interpret
 from saishiki.runtime.plan.extents import Strided
 from saishiki.runtime.plan.ops import Attention, Matmul
+from saishiki.runtime.signature import Signature
 from tests.export.plan.conftest import RUN
 
 TOKENS = ("batch", "tokens", "32")
@@ -134,6 +138,15 @@ def test_a_result_that_others_read_stays_by_itself(lower):
     lowered = lower(Read(), {"x": TOKENS}, {"y": TOKENS})
     assert sorted(width for _, width, _ in products_of(lowered)) == [32, 64]
     assert lowered.error() < EXACT
+
+
+def test_stacks_that_begin_alike_are_not_the_same():
+    """As where q has the bias of other layers, whose k have others."""
+    draft = Draft(Signature((), (), {}), "float32")
+    for number, name in enumerate("abc"):
+        draft.store(name, partial(np.full, (8,), number, np.float32), shape=(8,))
+    stacks = [draft.weights[_stacked(draft, ["a", other])].read() for other in "bc"]
+    np.testing.assert_array_equal(stacks, [[0.0] * 8 + [1.0] * 8, [0.0] * 8 + [2.0] * 8])
 
 
 PART = _Part("joined", 40, 32, 104)
