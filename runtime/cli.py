@@ -2,10 +2,12 @@
 
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -16,6 +18,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from saishiki.runtime.backends import BACKENDS, ON_CPU, diagnose, open_backend
+from saishiki.runtime.backends.cubins import read_cubin_index
+from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu
 from saishiki.runtime.bench.command import bench
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.cli_errors import exit_on_error
@@ -24,6 +28,8 @@ from saishiki.runtime.colorizer import Colorizer
 from saishiki.runtime.images import check_target, write_image
 from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precision, json_from_manifest
 from saishiki.runtime.parity import measure
+from saishiki.runtime.plan import Plan
+from saishiki.runtime.plan.ops import OpBackend
 from saishiki.runtime.plan_tables import ALL, plan_tables
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
@@ -130,12 +136,19 @@ def verify(bundle: Path, backend: str, device: str | None, precision: Precision 
     flag_value=ALL,
     help="Print the launches of a module's plan for the backend cuda, or of all plans by their kinds.",
 )
+@click.option(
+    "--library",
+    type=click.Choice(get_args(OpBackend)),
+    help="Count launches as they are run by cuDNN and our kernels, or by our kernels alone; with --target.",
+)
+@click.option("--target", metavar="SM", help="The GPU's compute capability, such as sm89; with --library.")
 @exit_on_error
-def inspect(bundle: Path, as_json: bool, plan: str | None) -> None:
+def inspect(bundle: Path, as_json: bool, plan: str | None, library: OpBackend | None, target: str | None) -> None:
     """Print what BUNDLE states about itself."""
     opened = Bundle.open(bundle, allow_failed=True)
+    on_gpu = _plan_on_gpu(plan, library, target)
     if plan is not None:
-        for table in plan_tables(opened, plan):
+        for table in plan_tables(opened, plan, on_gpu):
             Console().print(table)
         return
     manifest = opened.manifest
@@ -165,6 +178,18 @@ def doctor() -> None:
         console.print("" if reason is None else reason, markup=False, highlight=False, soft_wrap=True)
     if all(reasons.values()):
         sys.exit(1)
+
+
+def _plan_on_gpu(plan: str | None, library: OpBackend | None, target: str | None) -> Callable[[Plan], Plan]:
+    """What plans are before they are counted; raises ``UsageError`` for options that do not go together."""
+    if library is None and target is None:
+        return lambda plan: plan
+    if plan is None or library is None or target is None:
+        raise click.UsageError("--library and --target go together, and with --plan: they say where a plan is run")
+    compiled = dict.fromkeys(cubin.target for cubin in read_cubin_index().cubins)
+    if target not in compiled:
+        raise click.UsageError(f"no kernels are compiled for the target {target}: expected {', '.join(compiled)}")
+    return partial(plan_on_gpu, library=library, target=target)
 
 
 def _summary(bundle: Path, manifest: Manifest) -> Table:

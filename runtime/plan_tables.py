@@ -1,6 +1,7 @@
 """What ``saishiki inspect --plan`` prints: the launches of a bundle's plans, counted and modelled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from rich.markup import escape
 from rich.table import Table
@@ -8,7 +9,7 @@ from rich.table import Table
 from saishiki.runtime.backends.plans import BACKEND, LoadedPlan, load_plan
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
-from saishiki.runtime.plan import lay_out
+from saishiki.runtime.plan import Plan, lay_out
 from saishiki.runtime.plan.extents import Extents
 from saishiki.runtime.plan.ops import AnyOp
 from saishiki.runtime.plan.time_model import GPUS, modelled_s
@@ -18,8 +19,11 @@ ALL = "*"
 """Instead of a module's name: all modules, a line for each kind of launch."""
 
 
-def plan_tables(bundle: Bundle, module: str) -> Iterator[Table]:
+def plan_tables(bundle: Bundle, module: str, on_gpu: Callable[[Plan], Plan] = lambda plan: plan) -> Iterator[Table]:
     """Tables of a module's plan, launch by launch, or of all plans; at the sizes that the bundle is tuned for.
+
+    Args:
+        on_gpu: what a plan becomes where it is run; default: it is counted as it is written.
 
     Raises ``BackendError`` where there is no such plan.
     """
@@ -37,6 +41,7 @@ def plan_tables(bundle: Bundle, module: str) -> Iterator[Table]:
     for name in planned if module == ALL else [module]:
         precision = next(e.key.precision for e in bundle.module(name).engines if e.backend == BACKEND)
         loaded = load_plan(bundle, name, precision)
+        loaded = replace(loaded, plan=on_gpu(loaded.plan))
         for profile in profiles_for(loaded.signature, bundle.manifest.profiles):
             yield _table(name, loaded, profile.opt, by_kind=module == ALL)
 

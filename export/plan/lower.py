@@ -9,6 +9,7 @@ import onnx_ir as ir
 from saishiki.export.plan.computing import convolution
 from saishiki.export.plan.dims import Dim
 from saishiki.export.plan.draft import Draft, LoweringError, StoredWeight
+from saishiki.export.plan.join_products import join_products
 from saishiki.export.plan.nodes import LOWERINGS
 from saishiki.export.plan.operands import write
 from saishiki.export.plan.values import Cast, Contraction, Tensor
@@ -48,6 +49,7 @@ def lower_model(model: ir.Model, signature: Signature, precision: Precision) -> 
         _lower(node, draft)
     for spec, value in zip(signature.outputs, model.graph.outputs, strict=True):
         _write_output(draft, spec, draft.tensor(value))
+    join_products(draft)
     draft.store_hoisted_biases()
     return _finished(draft)
 

@@ -1,7 +1,7 @@
 """The variants that are shipped as cubins: fp16, each tile with and without a norm in front, and a network's borders.
 
-A norm is not fused for sm_90: there the matrix units are so fast that they would wait for the exponentials, which every
-tap takes again; a pass of its own costs less.
+A norm in front is compiled for the GPUs alone that plans fold it on,
+:data:`saishiki.runtime.backends.convolution_tiles.NORM_TARGETS`.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,16 @@ from saishiki.kernels.convolution.images_kernel import _from_images_kernel
 from saishiki.kernels.convolution.kernel import _convolution_kernel
 from saishiki.kernels.variant import SMS, Variant
 from saishiki.runtime.backends.convolution_kernel import UNIT
-from saishiki.runtime.backends.convolution_tiles import FROM_IMAGES_TILE, NORM_TILES, TILES, TO_IMAGE_TILE, Tile
+from saishiki.runtime.backends.convolution_tiles import (
+    FROM_IMAGES_TILE,
+    NORM_TARGETS,
+    NORM_TILES,
+    TILES,
+    TO_IMAGE_TILE,
+    Tile,
+)
 
-NORM_SMS = tuple(sm for sm in SMS if sm != 90)
+NORM_SMS = tuple(sm for sm in SMS if f"sm{sm}" in NORM_TARGETS)
 
 _SIZES = dict.fromkeys(
     (

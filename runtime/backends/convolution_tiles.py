@@ -87,6 +87,10 @@ NORM_TILES: Mapping[str, Tile] = {
     "64x64": Tile(64, 64, 64, warps=4, stages=3),
 }
 """Where the norm in front is applied on the way in."""
+NORM_TARGETS = ("sm80", "sm86", "sm89")
+"""Where it is compiled, and put into plans. Every tap takes the exponentials again, for which the matrix units of an
+H200 (sm90) would wait. An RTX 50 (sm120) has gained more in memory, which the fold saves, than in matrix units.
+"""
 FROM_IMAGES_TILE = Tile(128, 64, MAX_IMAGE_CHANNELS, warps=8, stages=3)
 TO_IMAGE_TILE = Tile(128, 16, 64, warps=4, stages=3)
 

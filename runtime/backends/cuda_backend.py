@@ -19,14 +19,16 @@ from saishiki.runtime.backends.cudnn import (
     load_cudnn,
     why_cudnn_unavailable,
 )
-from saishiki.runtime.backends.device import Memory
+from saishiki.runtime.backends.device import InputUse, Memory
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights
+from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu
 from saishiki.runtime.backends.plans import LoadedPlan, find_plan, load_plan
 from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
+from saishiki.runtime.plan.ops import OpBackend
 from saishiki.runtime.signature import Sizes
 
 
@@ -86,16 +88,18 @@ class PlannedModule(DeviceModule):
     def __init__(self, backend: "CudaBackend", loaded: LoadedPlan) -> None:
         super().__init__(backend, loaded.signature)
         self._part = backend.cudnn.part if backend.cudnn else None
+        library: OpBackend = "cudnn" if backend.cudnn else "triton"
+        loaded = replace(loaded, plan=plan_on_gpu(loaded.plan, target=backend.device.target, library=library))
         self._weights: dict[str, Memory] = upload_weights(backend.device, loaded)
         # Of the weights in host memory, only what is added to inputs before they are uploaded is needed any longer.
         biases = {vector.bias for vector in loaded.plan.hoisted.values()}
         self._loaded = replace(loaded, weights={name: loaded.weights[name] for name in biases})
 
-    def depends_on_changing(self) -> bool:
-        """What only depends on other inputs is computed once."""
+    def depends_on_use(self) -> bool:
+        """What depends on inputs that stay is computed once, and cuDNN takes what is alike for all pictures."""
         return True
 
-    def new_execution(self, sizes: Sizes, changing: frozenset[str]) -> PlanExecution:
+    def new_execution(self, sizes: Sizes, use: InputUse) -> PlanExecution:
         """Memory and launches at these sizes; run once, so that every kernel is loaded."""
         device = self._backend.device
         execution = PlanExecution(
@@ -103,7 +107,7 @@ class PlannedModule(DeviceModule):
             self._loaded,
             self._weights,
             sizes,
-            changing=changing,
+            use=use,
             sms=device.multiprocessors,
             cudnn=self._part,
         )

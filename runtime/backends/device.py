@@ -69,6 +69,19 @@ class Device(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class InputUse:
+    """What runs promise about a module's inputs, by name, so that an engine may make use of it.
+
+    Args:
+        changing: those that are new in every run; what depends on the others alone is computed once.
+        alike: those whose rows are the same for all pictures of a batch, in every run.
+    """
+
+    changing: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
+
+
 class Engine(Protocol):
     """A module ready to run at fixed sizes, with memory of its own for every input and output.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from saishiki.runtime.backends.device import Device, Engine, Memory
+from saishiki.runtime.backends.device import Device, Engine, InputUse, Memory
 from saishiki.runtime.backends.loop_plan import LoopPlan, PlanKey, plan_key, table_of
 from saishiki.runtime.backends.protocol import DenoisingLoop, OnStep, no_progress
 from saishiki.runtime.backends.sampler_kernel import ALIGNED_NUMBERS, StepMemory, launch_step
@@ -25,7 +25,7 @@ MAX_PLANS = 8
 PROGRESS_CHUNK = 1
 
 
-EngineAt = Callable[[Sizes, frozenset[str]], Engine]
+EngineAt = Callable[[Sizes, InputUse], Engine]
 
 
 def runs_on_device(loop: DenoisingLoop) -> bool:
@@ -33,12 +33,18 @@ def runs_on_device(loop: DenoisingLoop) -> bool:
     return loop.solver.table is not None
 
 
+def use_of(loop: DenoisingLoop) -> InputUse:
+    """What a loop promises: x and the rows of a step are new in each, and one row for all pictures is alike for all."""
+    alike = frozenset(name for name, rows in loop.per_step.items() if rows.shape[1] == 1)
+    return InputUse(frozenset((loop.state, *loop.per_step)), alike)
+
+
 class DeviceLoop:
     """The loop of one denoiser on one device. Not thread-safe.
 
     Args:
-        engine_at: the denoiser's engine at given sizes, for runs in which only the named inputs change; it has run
-            there at least once.
+        engine_at: the denoiser's engine at given sizes, for runs that use its inputs so; it has run there at least
+            once.
     """
 
     def __init__(self, device: Device, signature: Signature, engine_at: EngineAt) -> None:
@@ -84,7 +90,7 @@ class DeviceLoop:
         return plan
 
     def _plan(self, key: PlanKey, sizes: Sizes, loop: DenoisingLoop) -> LoopPlan:
-        engine = self._engine_at(sizes, frozenset((loop.state, *loop.per_step)))
+        engine = self._engine_at(sizes, use_of(loop))
         if key not in self._plans or self._plans[key].engine is not engine:
             self._plans[key] = self._new_plan(key, engine, loop)
         self._plans.move_to_end(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from saishiki.runtime.backends.device import Engine
+from saishiki.runtime.backends.device import Engine, InputUse
 from saishiki.runtime.backends.device_loop import DeviceLoop, runs_on_device
 from saishiki.runtime.backends.host_loop import run_loop_on_host, run_loop_on_host_timed
 from saishiki.runtime.backends.protocol import DenoisingLoop, Module, OnStep, TimedLoop
@@ -30,15 +30,15 @@ class DeviceModule(ABC):
     def __init__(self, backend: "DeviceBackend", signature: Signature) -> None:
         self.signature = signature
         self._backend = backend
-        self._executions: OrderedDict[tuple[tuple[tuple[str, int], ...], frozenset[str]], Engine] = OrderedDict()
+        self._executions: OrderedDict[tuple[tuple[tuple[str, int], ...], InputUse], Engine] = OrderedDict()
         self.loop = DeviceLoop(backend.device, signature, self.execution_at)
 
     @abstractmethod
-    def new_execution(self, sizes: Sizes, changing: frozenset[str]) -> Engine:
+    def new_execution(self, sizes: Sizes, use: InputUse) -> Engine:
         """The engine where it is not ready yet; it has run once, and nothing is left to be set up."""
 
-    def depends_on_changing(self) -> bool:
-        """Whether an engine makes use of inputs that stay the same, so that there is one for each set of the others."""
+    def depends_on_use(self) -> bool:
+        """Whether an engine makes use of what runs promise about their inputs: there is one for each promise then."""
         return False
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
@@ -61,7 +61,8 @@ class DeviceModule(ABC):
             return float(end.ms_since(begin))
 
     def _uploaded(self, inputs: dict[str, Array], sizes: Sizes) -> Engine:
-        execution = self.execution_at(sizes, frozenset(inputs))
+        # Nobody promises anything about the inputs of a call.
+        execution = self.execution_at(sizes, InputUse(changing=frozenset(inputs)))
         for name, array in inputs.items():
             self._backend.device.upload(execution.memory[name], execution.rows(name, array[None])[0])
         execution.prepare()
@@ -73,11 +74,11 @@ class DeviceModule(ABC):
         self._backend.device.download(execution.memory[name], array)
         return array
 
-    def execution_at(self, sizes: Sizes, changing: frozenset[str]) -> Engine:
-        """The engine at these sizes, for runs in which only the named inputs change; it has run once."""
-        key = tuple(sorted(sizes.items())), changing if self.depends_on_changing() else frozenset[str]()
+    def execution_at(self, sizes: Sizes, use: InputUse) -> Engine:
+        """The engine at these sizes, for runs that use their inputs so; it has run once."""
+        key = tuple(sorted(sizes.items())), use if self.depends_on_use() else InputUse()
         if key not in self._executions:
-            self._executions[key] = self.new_execution(sizes, changing)
+            self._executions[key] = self.new_execution(sizes, use)
         self._executions.move_to_end(key)
         while len(self._executions) > MAX_EXECUTIONS:
             self._executions.popitem(last=False)

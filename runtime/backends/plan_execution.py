@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 import numpy as np
 
 from saishiki.runtime.backends.cudnn.plan_part import WORKSPACE, ZEROS, ChosenPlan, CudnnPart
-from saishiki.runtime.backends.device import Device, Memory, padded_bytes
+from saishiki.runtime.backends.device import Device, InputUse, Memory, padded_bytes
 from saishiki.runtime.backends.launches import Address, launches_of, workspaces_of
 from saishiki.runtime.backends.launches.group_norm import TICKETS
 from saishiki.runtime.backends.plans import LoadedPlan
@@ -44,7 +44,8 @@ class PlanExecution:
 
     Args:
         weights: as :func:`upload_weights` gives them.
-        changing: inputs that are new in every run; what depends on the others alone is computed by :meth:`prepare`.
+        use: what depends on inputs that stay is computed by :meth:`prepare`; a hoisted vector that is alike for all
+            pictures stands for all in cuDNN.
         sms: multiprocessors of the GPU.
         cudnn: runs the operations that it has something for; None leaves all to our kernels.
 
@@ -58,16 +59,16 @@ class PlanExecution:
         weights: Mapping[str, Memory],
         sizes: Sizes,
         *,
-        changing: Set[str],
+        use: InputUse,
         sms: int,
         cudnn: CudnnPart | None = None,
     ) -> None:
         self._device, self._loaded, self._weights, self._sms = device, loaded, weights, sms
-        phases = split_phases(loaded.plan, changing)
+        phases = split_phases(loaded.plan, use.changing)
         self._constant, self._changed = phases.plan.ops[: phases.constant], phases.plan.ops[phases.constant :]
         self.extents = phases.plan.extents(loaded.signature, sizes)
         arena = lay_out(phases.plan, self.extents, phases.kept)
-        self._by_cudnn = self._chosen(cudnn) if cudnn else {}
+        self._by_cudnn = self._chosen(cudnn, use.alike) if cudnn else {}
         self.hoisted = {vector.input: name for name, vector in loaded.plan.hoisted.items()}
         self._check_inputs()
         interface = {
@@ -86,8 +87,9 @@ class PlanExecution:
             if op not in self._by_cudnn:
                 launches_of(op, self.extents, self.address({}), sms=sms)
 
-    def _chosen(self, cudnn: CudnnPart) -> dict[AnyOp, ChosenPlan]:
-        chosen = {op: cudnn.chosen(op, self.extents) for op in self.ops}
+    def _chosen(self, cudnn: CudnnPart, alike: Set[str]) -> dict[AnyOp, ChosenPlan]:
+        vectors = {name for name, vector in self._loaded.plan.hoisted.items() if vector.input in alike}
+        chosen = {op: cudnn.chosen(op, self.extents, equal_vectors=vectors) for op in self.ops}
         return {op: plan for op, plan in chosen.items() if plan is not None}
 
     def _check_inputs(self) -> None:

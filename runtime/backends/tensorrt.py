@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saishiki.runtime.backends.cuda import INSTALL, CudaDevice, driver_problem
-from saishiki.runtime.backends.device import Memory, padded_bytes
+from saishiki.runtime.backends.device import InputUse, Memory, padded_bytes
 from saishiki.runtime.backends.engine_choice import check_engine, choose_engine, choose_profile
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
 from saishiki.runtime.backends.protocol import Module
@@ -117,7 +117,7 @@ class TensorRTModule(DeviceModule):
                 f"as in the manifest, found {sorted(found)} and {engine.num_optimization_profiles}; export again"
             )
 
-    def new_execution(self, sizes: Sizes, changing: frozenset[str]) -> TensorRTExecution:
+    def new_execution(self, sizes: Sizes, use: InputUse) -> TensorRTExecution:
         """An execution context at these sizes; the first of an engine may have its kernels compiled."""
         index = choose_profile(self._profiles, sizes)
         device = self._backend.device

@@ -1,6 +1,6 @@
 """From an operation of a plan to what cuDNN computes of it, and where its operands lie."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from saishiki.runtime.backends.cudnn.attention import Attention, Strides
 from saishiki.runtime.backends.cudnn.convolution import Convolution
@@ -13,19 +13,19 @@ from saishiki.runtime.plan.extents import Extents, Strided, resolve
 _EIGHT = 8  # halves in 16 bytes, at multiples of which tensors begin
 
 
-def operation_from_op(op: ops.Op, extents: Extents, *, equal_vectors: bool) -> Operation | None:
+def operation_from_op(op: ops.Op, extents: Extents, *, equal_vectors: Set[str] = frozenset()) -> Operation | None:
     """What cuDNN computes of an operation; None where it has no kernel for it, and another backend runs it.
 
     It has none for fp32 images of the interface, for rows with gaps, and for a hoisted vector per image.
 
     Args:
-        equal_vectors: whether the rows of a hoisted vector are all the same, so that the first stands for all.
+        equal_vectors: hoisted vectors whose rows are all the same, so that the first stands for all.
     """
     if not all(extents.of[name].dtype == "float16" for name in (*op.reads(), *op.writes())):
         return None
     match op:
         case ops.Convolution():
-            return _convolution(op, extents, equal_vectors=equal_vectors)
+            return _convolution(op, extents, equal_vectors)
         case ops.Matmul():
             return _matmul(op, extents)
         case ops.Attention():
@@ -59,11 +59,11 @@ def addresses_from_op(op: ops.Op, extents: Extents, address: Callable[[str], int
     raise TypeError(f"cuDNN computes no {type(op).__name__}")
 
 
-def _convolution(op: ops.Convolution, extents: Extents, *, equal_vectors: bool) -> Convolution | None:
-    if op.from_images or op.to_image or op.bias_offset % _EIGHT:
+def _convolution(op: ops.Convolution, extents: Extents, equal_vectors: Set[str]) -> Convolution | None:
+    if op.from_images or op.to_image or op.norm or op.bias_offset % _EIGHT:
         return None
     vectors = extents.shape(op.bias)[:-1]
-    if vectors not in ((), (1,)) and not equal_vectors:
+    if vectors not in ((), (1,)) and op.bias not in equal_vectors:
         return None
     filters, rows, columns, channels = extents.shape(op.weight)
     batch, height, width, own = extents.shape(op.x[0])

@@ -1,6 +1,6 @@
 """cuDNN's part of a plan: the operations that it computes, each by the engine that was chosen for its sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from saishiki.runtime.backends.cudnn.execution_plan import ExecutionPlan
@@ -44,11 +44,13 @@ class CudnnPart:
     handle: int
     choose: Callable[[Operation], ExecutionPlan]
 
-    def chosen(self, op: AnyOp, extents: Extents) -> ChosenPlan | None:
+    def chosen(self, op: AnyOp, extents: Extents, *, equal_vectors: Set[str] = frozenset()) -> ChosenPlan | None:
         """The operation as cuDNN runs it; None where it has nothing for it, and a kernel of ours does it.
 
-        A vector of the step is one for all pictures only where there is one picture: nobody promises that more share
-        their timestep. Raises ``BackendError`` where cuDNN should have an engine and none works.
+        Args:
+            equal_vectors: hoisted vectors whose rows are all the same.
+
+        Raises ``BackendError`` where cuDNN should have an engine and none works.
         """
-        operation = operation_from_op(op, extents, equal_vectors=False)
+        operation = operation_from_op(op, extents, equal_vectors=equal_vectors)
         return None if operation is None else ChosenPlan(op, self.choose(operation), self.handle)

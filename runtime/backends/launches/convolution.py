@@ -2,6 +2,7 @@
 
 from saishiki.runtime.backends.convolution_kernel import (
     Images,
+    Norm,
     Operands,
     convolution_launch,
     from_images_launch,
@@ -13,7 +14,7 @@ from saishiki.runtime.backends.launches.launch import Address, Launch
 from saishiki.runtime.backends.launches.operand import address_of
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan.extents import Extents, Strided, resolve
-from saishiki.runtime.plan.ops import Convolution, Matmul
+from saishiki.runtime.plan.ops import Convolution, InputNorm, Matmul
 
 HALF_BYTES = 2
 
@@ -24,8 +25,10 @@ def convolution_launches(op: Convolution, extents: Extents, address: Address, sm
     bias_shape = extents.shape(op.bias)
     bias = address(op.bias) + op.bias_offset * HALF_BYTES
     if op.from_images:
-        if len(bias_shape) == 2:
-            raise BackendError("no kernel reads images and adds a vector of the step; use another backend")
+        if len(bias_shape) == 2 or op.norm:
+            raise BackendError(
+                "no kernel reads images and normalises them or adds a vector of the step; use another backend"
+            )
         each = [(address(name), extents.shape(name)[1]) for name in op.x]
         images = Images(*(value for pair in each for value in pair))
         found = from_images_launch(shape, images, w=address(op.weight), bias=bias, out=address(op.out))
@@ -38,10 +41,16 @@ def convolution_launches(op: Convolution, extents: Extents, address: Address, sm
         residual=address(op.residual) if op.residual else 0,
         bias_rows=bias_shape[0] if len(bias_shape) == 2 else 1,
         bias_stride=bias_shape[1] if len(bias_shape) == 2 else 0,
+        norm=_norm(op.norm, extents, address) if op.norm else None,
     )
     if op.to_image:
         return (Launch(*to_image_launch(shape, operands)),)
     return (Launch(*convolution_launch(shape, operands, sms=sms)),)
+
+
+def _norm(norm: InputNorm, extents: Extents, address: Address) -> Norm:
+    groups = extents.shape(norm.statistics)[1]
+    return Norm(address(norm.statistics), address(norm.weight), address(norm.bias), groups, norm.silu)
 
 
 def convolution_shape(op: Convolution, extents: Extents) -> ConvolutionShape:

@@ -4,7 +4,7 @@ from saishiki.runtime.plan.ops.any_op import AnyOp
 from saishiki.runtime.plan.ops.attention import Attention
 from saishiki.runtime.plan.ops.convolution import Convolution
 from saishiki.runtime.plan.ops.copy import Copy
-from saishiki.runtime.plan.ops.group_norm import NormApply, NormInput, NormStatistics
+from saishiki.runtime.plan.ops.group_norm import InputNorm, NormApply, NormInput, NormStatistics
 from saishiki.runtime.plan.ops.layer_norm import LayerNorm
 from saishiki.runtime.plan.ops.matmul import Matmul
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend
@@ -20,6 +20,7 @@ __all__ = [
     "Copy",
     "Cost",
     "Function",
+    "InputNorm",
     "LayerNorm",
     "MaskedSplitCrossAttention",
     "Matmul",

@@ -1,4 +1,4 @@
-"""Convolution of NHWC images, with bias, time vector and residual: ``y = conv(x, w) + residual + bias``."""
+"""Convolution of NHWC images, with what lies around it: ``y = conv(norm(x), w) + residual + bias``."""
 
 import math
 from typing import Any, ClassVar
@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from saishiki.runtime.plan.extents import Extents, Tensors
+from saishiki.runtime.plan.ops.group_norm import InputNorm
 from saishiki.runtime.plan.ops.op import Cost, Op, OpBackend, exact
 from saishiki.runtime.signature import Array
 
@@ -22,6 +23,8 @@ class Convolution(Op, tag="convolution", frozen=True):
         out: (B, P, Q, K); with ``to_image`` an fp32 (B, K', P, Q) of the interface with K' <= K.
         padding: top, left, bottom, right.
         residual: (B, P, Q, K), added before the bias.
+        norm: of x, rounded to x's dtype before it is padded and multiplied. No plan is exported with it:
+            :func:`~saishiki.runtime.plan.fold_norms.fold_norms` puts it in where a library takes it.
     """
 
     x: tuple[str, ...]
@@ -34,11 +37,13 @@ class Convolution(Op, tag="convolution", frozen=True):
     bias_offset: int = 0
     from_images: bool = False
     to_image: bool = False
+    norm: InputNorm | None = None
 
     backends: ClassVar[tuple[OpBackend, ...]] = ("cudnn", "triton")
 
     def reads(self) -> tuple[str, ...]:
-        return (*self.x, self.weight, self.bias, *([self.residual] if self.residual else []))
+        norm = self.norm.names() if self.norm else ()
+        return (*self.x, self.weight, self.bias, *([self.residual] if self.residual else []), *norm)
 
     def writes(self) -> tuple[str, ...]:
         return (self.out,)
@@ -47,6 +52,8 @@ class Convolution(Op, tag="convolution", frozen=True):
         weight = tensors[self.weight]
         filters = len(weight)
         x = self._images(tensors, weight.dtype) if self.from_images else exact(tensors[self.x[0]])
+        if self.norm:
+            x = exact(self.norm.compute(x, tensors).astype(weight.dtype))
         y = convolve(_padded(x, weight.shape[3]), exact(weight), stride=self.stride, padding=self.padding)
         if self.residual:
             y += exact(tensors[self.residual])
@@ -69,8 +76,8 @@ class Convolution(Op, tag="convolution", frozen=True):
         pixels = math.prod(rest[1:] if self.to_image else rest[:2])
         filters = rest[0] if self.to_image else filters
         flops = 2 * batch * pixels * filters * math.prod(taps) * channels
-        residual = (self.residual,) if self.residual else ()
-        return Cost(flops, extents.nbytes(*self.x, self.weight, self.out, *residual) + filters * 2)
+        others = (*([self.residual] if self.residual else []), *(self.norm.names() if self.norm else ()))
+        return Cost(flops, extents.nbytes(*self.x, self.weight, self.out, *others) + filters * 2)
 
 
 def convolve(x: Array, weight: Array, *, stride: int, padding: tuple[int, int, int, int]) -> Array:

@@ -43,6 +43,33 @@ class NormInput(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
         return u + exact(tensors[self.residual]) if self.residual else u
 
 
+class InputNorm(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A group norm by itself: ``activation((u - mean) * rstd * weight + bias)``.
+
+    Args:
+        statistics: (B, groups, 2) fp32, as :class:`NormStatistics` writes it.
+        weight: (C,) fp32, as is bias.
+    """
+
+    statistics: str
+    weight: str
+    bias: str
+    silu: bool
+
+    def names(self) -> tuple[str, ...]:
+        """The tensors that it reads."""
+        return self.statistics, self.weight, self.bias
+
+    def compute(self, u: Array, tensors: Tensors) -> Array:
+        """u (B, ..., C) normalised, in fp32."""
+        statistics = tensors[self.statistics]
+        each = u.shape[-1] // statistics.shape[1]
+        by_channel = statistics.repeat(each, axis=1).reshape(len(u), *[1] * (u.ndim - 2), u.shape[-1], 2)
+        mean, rstd = by_channel[..., 0], by_channel[..., 1]
+        y: Array = (u - mean) * (rstd * tensors[self.weight]) + tensors[self.bias]
+        return silu(y) if self.silu else y
+
+
 class NormStatistics(Op, tag="norm_statistics", frozen=True):
     """Mean and reciprocal deviation of each group of each picture.
 
@@ -75,11 +102,9 @@ class NormStatistics(Op, tag="norm_statistics", frozen=True):
 
 
 class NormApply(Op, tag="norm_apply", frozen=True):
-    """``activation((u - mean) * rstd * weight + bias)``.
+    """A group norm and its activation, :class:`InputNorm`, of u.
 
     Args:
-        statistics: (B, groups, 2) fp32, as :class:`NormStatistics` writes it.
-        weight: (C,) fp32, as is bias.
         out: (B, H', W', C).
         dense: where u itself goes, rounded, if something else reads it: (B, H', W', C).
     """
@@ -94,20 +119,20 @@ class NormApply(Op, tag="norm_apply", frozen=True):
 
     backends: ClassVar[tuple[OpBackend, ...]] = ("triton",)
 
+    @property
+    def norm(self) -> InputNorm:
+        """What it computes of u."""
+        return InputNorm(self.statistics, self.weight, self.bias, self.silu)
+
     def reads(self) -> tuple[str, ...]:
-        return (*self.input.names(), self.statistics, self.weight, self.bias)
+        return (*self.input.names(), *self.norm.names())
 
     def writes(self) -> tuple[str, ...]:
         return (self.out, self.dense) if self.dense else (self.out,)
 
     def compute(self, tensors: Tensors) -> None:
         u = self.input.compute(tensors)
-        statistics = tensors[self.statistics]
-        each = u.shape[-1] // statistics.shape[1]
-        by_channel = statistics.repeat(each, axis=1).reshape(len(u), *[1] * (u.ndim - 2), u.shape[-1], 2)
-        mean, rstd = by_channel[..., 0], by_channel[..., 1]
-        y = (u - mean) * (rstd * tensors[self.weight]) + tensors[self.bias]
-        tensors[self.out][:] = silu(y) if self.silu else y
+        tensors[self.out][:] = self.norm.compute(u, tensors)
         if self.dense:
             tensors[self.dense][:] = u
 

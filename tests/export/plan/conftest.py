@@ -68,7 +68,7 @@ class Lowered:
 Lower = Callable[..., Lowered]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lower() -> Lower:
     """Lowers a module: ``lower(module, inputs, outputs, half=False)``, inputs and outputs by name with their dims."""
 

@@ -116,6 +116,7 @@ def test_pictures_of_kernels_are_those_of_the_graph(planned):
     assert psnr_db(images[0], images[1]) >= 45
     assert images[1].std() > 0.05
     assert device.guards_are_whole()
+    assert any(name.startswith("convolution_norm_") for name in device.launched), "norms are folded on this GPU"
     assert device.graphs == 1, "both steps and the sampler are one graph"
     assert device.replays == 1
     backend.close()
@@ -243,6 +244,33 @@ def test_inspect_lists_the_launches_of_one_plan(planned):
     assert result.output.count("norm_statistics") == 2 * len(
         [op for op in json.loads((planned / PLAN).read_text())["ops"] if op["op"] == "norm_statistics"]
     )  # at both sizes
+
+
+def test_inspect_counts_the_launches_of_a_gpu(planned):
+    """On this one, convolutions normalise what they read themselves, but for what norms put together."""
+    ops = json.loads((planned / PLAN).read_text())["ops"]
+    for options, norms in (([], 10), (["--library", "triton", "--target", "sm89"], 4)):
+        output = " ".join(run("inspect", planned, "--plan", *options).output.split())
+        assert f"{norms} norm_apply" in output
+        assert f"width 8: {len(ops) - 10 + norms} launches" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plan", "--library", "triton"], "--library and --target go together, and with --plan"),
+        (["--library", "triton", "--target", "sm89"], "--library and --target go together, and with --plan"),
+        (
+            ["--plan", "--library", "triton", "--target", "sm75"],
+            "no kernels are compiled for the target sm75",
+        ),
+    ],
+    ids=["no target", "no plan", "unknown"],
+)
+def test_inspect_refuses_half_a_gpu(planned, options, message):
+    result = run("inspect", planned, *options)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_inspect_refuses_a_module_without_a_plan(planned):

@@ -19,7 +19,7 @@ from saishiki.runtime.signature import Array, Signature, TensorSpec
 def loop_on(fakes: Any, device: Any, *, capturable: bool = True, slots: int = 1) -> DeviceLoop:
     engines: dict[tuple[Any, ...], Any] = {}
 
-    def engine_at(sizes: Any, changing: Any) -> Any:
+    def engine_at(sizes: Any, use: Any) -> Any:
         key = tuple(sorted(sizes.items()))
         if key not in engines:
             engines[key] = fakes.engine(device, sizes, capturable=capturable, slots=slots)

@@ -1,4 +1,5 @@
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from saishiki.export.plan import lower_model  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
 from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
+from saishiki.runtime.backends.convolution_tiles import NORM_TARGETS  # noqa: E402
 from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
 from saishiki.runtime.backends.cudnn import CudnnPart, Planner  # noqa: E402
+from saishiki.runtime.backends.device import InputUse  # noqa: E402
 from saishiki.runtime.backends.launches import launches_of  # noqa: E402
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights  # noqa: E402
+from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu  # noqa: E402
 from saishiki.runtime.backends.plans import LoadedPlan  # noqa: E402
 from saishiki.runtime.errors import BackendError  # noqa: E402
 from saishiki.runtime.parity import relative_error  # noqa: E402
@@ -51,13 +55,13 @@ def inputs(loaded):
     return arrays
 
 
-def execution_on(device, loaded, sizes=SIZES, cudnn=None):
+def execution_on(device, loaded, sizes=SIZES, cudnn=None, alike=frozenset()):
     return PlanExecution(
         device,
         loaded,
         upload_weights(device, loaded),
         sizes,
-        changing={"noisy", "time"},
+        use=InputUse(frozenset({"noisy", "time"}), alike),
         sms=device.multiprocessors,
         cudnn=cudnn,
     )
@@ -137,21 +141,29 @@ def test_cudnn_takes_the_convolutions_and_kernels_the_rest(loaded, inputs):
     assert device.guards_are_whole()
 
 
-def test_a_step_of_several_pictures_is_left_to_kernels(loaded):
+@pytest.mark.parametrize("alike", [frozenset(), frozenset({"time"})], ids=["each its own", "alike"])
+def test_a_step_of_several_pictures_is_left_to_kernels_unless_it_is_one_for_all(loaded, alike):
     device, played = InterpretedDevice(runs=False), PlayedFrontend()
-    execution = execution_on(device, loaded, cudnn=CudnnPart(0, Planner(played.cudnn, 90).first_plan))
+    part = CudnnPart(0, Planner(played.cudnn, 90).first_plan)
+    execution = execution_on(device, loaded, cudnn=part, alike=alike)
     execution.enqueue({})
     hoisted = sum(isinstance(op, Convolution) and op.bias == "time.hoisted" for op in loaded.plan.ops)
-    assert sum(name.startswith("convolution_") for name in device.launched) == hoisted + 2
+    by_kernels = sum(name.startswith("convolution_") for name in device.launched)
+    assert by_kernels == 2 + (0 if alike else hoisted)
+    assert hoisted > 0
 
 
 @pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm90", "sm120"])
 def test_every_launch_has_a_cubin_for_every_gpu(loaded, target):
     device = InterpretedDevice(target=target, multiprocessors=132, runs=False)
-    execution = execution_on(device, loaded)
+    own = replace(loaded, plan=plan_on_gpu(loaded.plan, target=target, library="triton"))
+    execution = execution_on(device, own)
     execution.prepare()
     execution.enqueue({})
-    assert len(device.launched) == len(loaded.plan.ops)
+    assert len(device.launched) == len(own.plan.ops)
+    folded = sum("convolution_norm_" in name for name in device.launched)
+    assert len(loaded.plan.ops) - len(own.plan.ops) == folded
+    assert (folded > 0) == (target in NORM_TARGETS)
 
 
 def test_a_misplaced_tensor_is_noticed(loaded):
@@ -177,7 +189,7 @@ def test_too_little_memory_for_buffers_is_told_before_any_is_taken(loaded):
     with pytest.raises(
         BackendError, match=r"the plan needs .* MB at .*'height': 8.*the GPU has 0\.1 MB left; use a smaller"
     ):
-        PlanExecution(device, loaded, weights, SIZES, changing={"noisy"}, sms=2)
+        PlanExecution(device, loaded, weights, SIZES, use=InputUse(), sms=2)
     assert len(device.allocated) == taken
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saishiki.runtime.plan.ops import Convolution, Cost
+from saishiki.runtime.plan.ops import Convolution, Cost, InputNorm
 from tests.runtime.plan.running import assert_computes, compute, draw, extents
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
@@ -101,6 +101,26 @@ def test_an_image_of_the_interface_has_fewer_channels_and_rounded_numbers():
     np.testing.assert_allclose(written, truth, rtol=2**-11, atol=1e-5)
     assert (written == written.astype(np.float16)).all()
     assert (written != truth.astype(np.float32)).mean() > 0.9
+
+
+@pytest.mark.parametrize("silu", [True, False])
+def test_a_norm_in_front_is_rounded_and_ends_before_the_padding(silu):
+    arrays = operands() | {
+        "s": draw(BATCH, 2, 2, seed=7, dtype="float32"),
+        "nw": draw(CHANNELS, seed=8, dtype="float32"),
+    }
+    arrays["nb"] = draw(CHANNELS, seed=9, mean=1.0, dtype="float32")
+    mean, rstd = (arrays["s"][..., i].repeat(CHANNELS // 2, 1)[:, None, None].astype(np.float64) for i in range(2))
+    normalised = (arrays["x"] - mean) * rstd * arrays["nw"] + arrays["nb"]
+    if silu:
+        normalised = normalised / (1 + np.exp(-normalised))
+    op = Convolution(("x",), "w", "b", "y", padding=(1, 1, 1, 1), norm=InputNorm("s", "nw", "nb", silu))
+    assert op.reads() == ("x", "w", "b", "s", "nw", "nb")
+    truth = convolved(normalised.astype(np.float16), arrays["w"], padding=(1, 1, 1, 1)) + arrays["b"]
+    assert_computes(op, arrays, {"y": truth})
+    unrounded = convolved(normalised, arrays["w"], padding=(1, 1, 1, 1)) + arrays["b"]
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        assert_computes(op, arrays, {"y": unrounded})
 
 
 def test_cost():

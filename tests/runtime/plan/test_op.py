@@ -14,6 +14,7 @@ from saishiki.runtime.plan.ops import (
     Attention,
     Convolution,
     Copy,
+    InputNorm,
     LayerNorm,
     MaskedSplitCrossAttention,
     Matmul,
@@ -50,6 +51,10 @@ CASES: list[tuple[AnyOp, dict[str, tuple[int, ...]]]] = [
     (
         Convolution(("x", "z"), "w", "b", "y", stride=2, from_images=True, to_image=True),
         {"x": (2, 3, 4, 6), "z": (2, 4, 4, 6), "w": (8, 2, 2, 16), "b": (8,), "y": (2, 3, 2, 3)},
+    ),
+    (
+        Convolution(("x",), "w", "b", "y", padding=(1, 1, 1, 1), norm=InputNorm("s", "nw", "nb", True)),
+        {"x": IMAGES, "w": (8, 3, 3, 8), "b": (8,), "s": (2, 4, 2), "nw": (8,), "nb": (8,), "y": IMAGES},
     ),
     (Copy((dense("x", 2, 3), dense("z", 2, 2)), 1, dense("y", 2, 8)), {"x": (2, 3), "z": (2, 2), "y": (2, 8)}),
     (LayerNorm(dense("x", 6, 8), "y", 1e-5, "w", "b"), {"x": (6, 8), "w": (8,), "b": (8,), "y": (2, 3, 8)}),

@@ -35,6 +35,7 @@ SHAPES = {
     "keys": (2, 2, 6, 8),
     "attended": (2, 5, 16),
     "zeros": (24,),
+    "statistics": (1, 4, 2),
 }
 AROUND = (1, 1, 1, 1)
 
@@ -95,7 +96,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def computed_by_cudnn(op: ops.AnyOp, memory: Mapping[str, np.ndarray]) -> None:
-    operation = operation_from_op(op, extents_of(), equal_vectors=False)
+    operation = operation_from_op(op, extents_of())
     assert operation is not None
     addresses = addresses_from_op(op, extents_of(), lambda name: memory[name].ctypes.data, zeros="zeros")
     Planner(PlayedFrontend().cudnn, 90).first_plan(operation).execute(0, addresses)
@@ -103,7 +104,7 @@ def computed_by_cudnn(op: ops.AnyOp, memory: Mapping[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize(("op", "expected"), TAKEN.values(), ids=TAKEN)
 def test_operation_is_what_the_plan_means(op: ops.AnyOp, expected: Any) -> None:
-    assert operation_from_op(op, extents_of(), equal_vectors=False) == expected
+    assert operation_from_op(op, extents_of()) == expected
     own, theirs = arrays(), arrays()
     op.compute(Tensors({}, own))
     computed_by_cudnn(op, theirs)
@@ -123,6 +124,9 @@ LEFT_TO_OTHERS: dict[str, ops.AnyOp] = {
     "a vector per image": VECTORS,
     "images of the interface": ops.Convolution(x=("x",), weight="w", bias="bias", out="y", from_images=True),
     "an image of the interface": ops.Convolution(x=("x",), weight="w", bias="bias", out="y", to_image=True),
+    "a norm in front": ops.Convolution(
+        x=("x",), weight="w", bias="bias", out="y", norm=ops.InputNorm("statistics", "bias", "bias", True)
+    ),
     "a vector at 8 bytes": ops.Convolution(x=("x",), weight="w", bias="hoisted", bias_offset=4, out="y"),
     "fewer channels than the filters": ops.Convolution(x=("narrow",), weight="w", bias="bias", out="y"),
     "rows with gaps": ops.Matmul(x=rows("rows", row=32), weight="linear", out=rows("out"), bias="bias"),
@@ -136,17 +140,18 @@ LEFT_TO_OTHERS: dict[str, ops.AnyOp] = {
 
 @pytest.mark.parametrize("op", LEFT_TO_OTHERS.values(), ids=LEFT_TO_OTHERS)
 def test_what_cudnn_does_not_compute(op: ops.AnyOp) -> None:
-    assert operation_from_op(op, extents_of(), equal_vectors=False) is None
+    assert operation_from_op(op, extents_of()) is None
 
 
 def test_equal_vectors_stand_for_one() -> None:
-    operation = operation_from_op(VECTORS, extents_of(), equal_vectors=True)
+    operation = operation_from_op(VECTORS, extents_of(), equal_vectors={"hoisted2"})
     assert operation == Convolution(2, 6, 5, 16, 24, (3, 3), 1, AROUND)
+    assert operation_from_op(VECTORS, extents_of(), equal_vectors={"hoisted"}) is None
 
 
 @pytest.mark.parametrize("tensor", ["x", "w", "bias", "y"])
 def test_other_precisions_are_left_to_others(tensor: str) -> None:
-    assert operation_from_op(PLAIN, extents_of(**{tensor: "float32"}), equal_vectors=False) is None
+    assert operation_from_op(PLAIN, extents_of(**{tensor: "float32"})) is None
 
 
 def test_addresses_of_what_cudnn_never_computes() -> None:
