@@ -1,5 +1,7 @@
 """Launches of what is done by region, by the kernels of ``saishiki.kernels`` of the same names."""
 
+from collections.abc import Iterable
+
 from saishiki.runtime.backends.launches.launch import Address, Launch
 from saishiki.runtime.backends.launches.operand import address_of, require_dtypes, units_of
 from saishiki.runtime.errors import BackendError
@@ -36,6 +38,7 @@ def masked_split_cross_attention_launches(
     """One launch. Raises ``BackendError`` for heads, dtypes or strides that no shipped kernel takes."""
     operands = {"q": op.q, "q_bg": op.background_q or op.q, "k": op.k, "v": op.v}
     _require_dtypes(op, extents, [*(part.buffer for part in operands.values()), op.out])
+    require_dtypes(op, extents, filter(None, [op.merge_scale]), ("float32",))
     if op.background_q and not op.merge_scale:
         raise BackendError(
             "no kernel attends with queries of the background where nothing is merged: a split projection gives each "
@@ -69,17 +72,6 @@ def masked_split_cross_attention_launches(
     return (Launch(f"masked_split_cross_attention_{form}d{head_dim}_fp16", arguments),)
 
 
-def _common_units(part: Strided, other: Strided, extents: Extents) -> tuple[int, ...]:
-    """How far apart pictures and tokens are, in both operands."""
-    units, others = (units_of(each, extents, UNIT) for each in (part, other))
-    if units != others:
-        raise BackendError(
-            f"no kernel attends by region to {part.buffer} and {other.buffer} whose strides differ, "
-            f"{part.strides} and {other.strides}; use another backend"
-        )
-    return units
-
-
 def split_projection_launches(op: SplitProjection, extents: Extents, address: Address, sms: int) -> tuple[Launch, ...]:
     """One launch. Raises ``BackendError`` for widths, dtypes or strides that no shipped kernel takes."""
     _require_dtypes(op, extents, (op.x.buffer, op.foreground_weight, op.background_weight, op.out))
@@ -107,9 +99,18 @@ def split_projection_launches(op: SplitProjection, extents: Extents, address: Ad
     return (Launch("split_projection_fp16", arguments),)
 
 
-def _require_dtypes(
-    op: MaskedSplitCrossAttention | SplitProjection, extents: Extents, halves: tuple[str, ...] | list[str]
-) -> None:
+def _common_units(part: Strided, other: Strided, extents: Extents) -> tuple[int, ...]:
+    """How far apart pictures and tokens are, in both operands."""
+    units, others = (units_of(each, extents, UNIT) for each in (part, other))
+    if units != others:
+        raise BackendError(
+            f"no kernel attends by region to {part.buffer} and {other.buffer} whose strides differ, "
+            f"{part.strides} and {other.strides}; use another backend"
+        )
+    return units
+
+
+def _require_dtypes(op: MaskedSplitCrossAttention | SplitProjection, extents: Extents, halves: Iterable[str]) -> None:
     require_dtypes(op, extents, halves, ("float16",))
     require_dtypes(op, extents, (op.mask.buffer,), ("float32",))
     require_dtypes(op, extents, (op.order,), ("int32",))

@@ -252,6 +252,7 @@ def test_attention_by_region_refuses():
     refuse(attention(), "takes v in float32", v=((BATCH, KEYS, CHANNELS), "float32"))
     refuse(attention(), "takes mask in float16", mask=((BATCH, TOKENS), "float16"))
     refuse(attention(), "takes order in int64", order=((BATCH, TOKENS), "int64"))
+    refuse(attention(merge_scale="share"), "takes share in float16", share=((1,), "float16"))
     gaps = strided("mask", (BATCH, TOKENS), (TOKENS * 8, 8))
     refuse(attention(mask=gaps), r"reads the mask mask at strides \(560, 8\): expected 2 rows of 70 without gaps")
     others = strided("v", (BATCH, KEYS, CHANNELS), (KEYS * CHANNELS * 2, CHANNELS * 2, 1))
