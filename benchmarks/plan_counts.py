@@ -37,19 +37,23 @@ def count_bundle(bundle: Bundle, sides_px: Sequence[int], batches: Sequence[int]
     for name, module in bundle.manifest.modules.items():
         precision = module.closest("fp16")
         lowered = lower_graph(bundle.path / module.graphs[precision].graph.path, module.signature, precision)
-        for sizes in sizes_of(bundle.manifest.family, module.signature, sides_px, batches):
-            yield {"module": name, "precision": precision, **count(lowered.plan, module.signature, sizes)}
+        for side_px, sizes in sizes_of(bundle.manifest.family, module.signature, sides_px, batches):
+            counted = count(lowered.plan, module.signature, sizes)
+            yield {"module": name, "precision": precision, "side_px": side_px, **counted}
 
 
-def sizes_of(family: str, signature: Signature, sides_px: Sequence[int], batches: Sequence[int]) -> tuple[Sizes, ...]:
-    """The distinct sizes of a module for squares of these sides and these batches."""
+def sizes_of(
+    family: str, signature: Signature, sides_px: Sequence[int], batches: Sequence[int]
+) -> tuple[tuple[int | None, Sizes], ...]:
+    """The distinct sizes of a module for squares of these sides and these batches; with the side, if it matters."""
     (complete,) = (known.complete for known in FAMILIES if known.name == family)
-    found: list[Sizes] = []
+    matters = not set(signature.symbols).isdisjoint(("height", "positions"))
+    found: list[tuple[int | None, Sizes]] = []
     for side in sides_px:
         for batch in batches:
             given = {"batch": batch, "height": side, "width": side, "steps": STEPS}
             every = complete(Profile(given, given, given)).opt
-            own = {symbol: every[symbol] for symbol in signature.symbols}
+            own = (side if matters else None, {symbol: every[symbol] for symbol in signature.symbols})
             found += [] if own in found else [own]
     return tuple(found)
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from saishiki.runtime.backends.cubins import find_cubin, grid_of, packed_arguments, read_cubin_index
+from saishiki.runtime.backends.cubins import CubinIndex, find_cubin, grid_of, packed_arguments, read_cubin_index
 from saishiki.runtime.backends.launches import launches_of
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan import Plan, lay_out
@@ -55,12 +55,12 @@ def without_kernel(plan: Plan, extents: Extents) -> dict[str, int]:
     """
     if plan.dtype != "float16":
         return {}
-    reasons = (_why_not(op, extents) for op in plan.ops)
+    index = read_cubin_index()
+    reasons = (_why_not(op, extents, index) for op in plan.ops)
     return dict(Counter(reason for reason in reasons if reason))
 
 
-def _why_not(op: AnyOp, extents: Extents) -> str | None:
-    index = read_cubin_index()
+def _why_not(op: AnyOp, extents: Extents, index: CubinIndex) -> str | None:
     try:
         for launch in launches_of(op, extents, lambda name: AN_ADDRESS, sms=SMS):
             for target in TARGETS:

@@ -38,8 +38,7 @@ def table(result: Result) -> str:
 
 
 def _cells(family: str, row: Mapping[str, Any]) -> list[str]:
-    side = row["sizes"].get("height", "")
     figures = (f"{row[name]:.1f}" for name in ("gflop", "mb", "arena_mb", "least_arena_mb"))
     times = (f"{row['modelled_ms'][gpu.name]:.2f}" for gpu in GPUS)
     before = str(row["once_per_picture"] or "")
-    return [f"{family} `{row['module']}`", str(side), str(row["launches"]), before, *figures, *times]
+    return [f"{family} `{row['module']}`", str(row["side_px"] or ""), str(row["launches"]), before, *figures, *times]

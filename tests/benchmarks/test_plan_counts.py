@@ -70,11 +70,15 @@ def test_count_tells_what_no_kernel_computes() -> None:
 def test_sizes_of_a_module_are_distinct() -> None:
     one_row = Signature((TensorSpec("pixels", "float32", ("1", "3", "height", "width")),), (), {})
     assert plan_counts.sizes_of("colorizediffusion-v2", one_row, (512, 768), (1, 2)) == (
-        {"height": 512, "width": 512},
-        {"height": 768, "width": 768},
+        (512, {"height": 512, "width": 512}),
+        (768, {"height": 768, "width": 768}),
     )
     deepest = Signature((TensorSpec("map", "float32", ("batch", "positions")),), (), {})
-    assert plan_counts.sizes_of("colorizediffusion-v2", deepest, (512,), (2,)) == ({"batch": 2, "positions": 64},)
+    assert plan_counts.sizes_of("colorizediffusion-v2", deepest, (512,), (2,)) == (
+        (512, {"batch": 2, "positions": 64}),
+    )
+    of_steps = Signature((TensorSpec("t", "float32", ("steps",)),), (), {})
+    assert plan_counts.sizes_of("colorizediffusion-v2", of_steps, (512, 768), (1,)) == ((None, {"steps": 20}),)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +121,7 @@ def test_add_family_refuses_another_file(tmp_path: Path) -> None:
 
 
 def test_table_shows_one_picture() -> None:
-    row = count(*small(WIDTH), {"batch": 1, "height": 8, "width": 6}) | {"module": "denoiser"}
+    row = count(*small(WIDTH), {"batch": 1, "height": 8, "width": 6}) | {"module": "denoiser", "side_px": 8}
     two = row | {"sizes": row["sizes"] | {"batch": 2}}
     lines = table({"families": {"a": {"rows": [row, two]}}}).splitlines()
     assert len(lines) == 3
