@@ -24,7 +24,7 @@ from saishiki.kernels.variant import Variant
 from saishiki.runtime.backends.launches.layer_norm import BLOCKS, UNIT, block_of
 
 BLOCK_NUMBERS = 2048
-"""Of a program's rows together, as they are padded."""
+"""Of a program's rows together, as they are padded; one row may be longer."""
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
@@ -75,7 +75,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     """(rows, C) in x's dtype, dense.
 
     Args:
-        x: (rows, C) fp16, bf16 or fp32, numbers of a row next to each other; C from 1 to 2048.
+        x: (rows, C) fp16, bf16 or fp32, numbers of a row next to each other; C from 1 to 4096.
         weight: (C,) fp32; where None, ones.
         bias: (C,) fp32; where None, zeros.
 
@@ -118,7 +118,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 
 def _blocks(block: int) -> dict[str, int]:
-    return {"BLOCK_R": BLOCK_NUMBERS // block, "BLOCK_C": block}
+    return {"BLOCK_R": max(1, BLOCK_NUMBERS // block), "BLOCK_C": block}
 
 
 def _variant(block: int) -> Variant:
@@ -129,13 +129,14 @@ def _variant(block: int) -> Variant:
         **dict.fromkeys(("rows", "channel_units", "row_units", "has_weight", "has_bias"), "i32"),
         "eps": "fp32",
     }
+    blocks = _blocks(block)
     return Variant(
         name=f"layer_norm_{block}_fp16",
         kernel=_layer_norm_kernel,
         signature=signature,
-        constexprs={"UNIT": UNIT, **_blocks(block), "IN_FP32": False},
+        constexprs={"UNIT": UNIT, **blocks, "IN_FP32": False},
         aligned=("x_ptr", "weight_ptr", "bias_ptr", "out_ptr"),
-        grid=((("rows",), BLOCK_NUMBERS // block),),
+        grid=((("rows",), blocks["BLOCK_R"]),),
         max_registers=80,
     )
 

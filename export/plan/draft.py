@@ -122,9 +122,9 @@ class Draft:
 
     def weight_view(self, weight: Weight) -> View:
         """A constant as an operand of an operation."""
-        name = self.store(f"{weight.name}.plain", lambda: self._cast(weight.tensor.numpy()), shape=weight.shape)
+        name = self.store(f"{weight.name}.plain", lambda: self._cast(weight.numbers()), shape=weight.shape)
         if weight.tensor.size == 1:
-            self.scalars[name] = float(weight.tensor.numpy().reshape(()))
+            self.scalars[name] = float(weight.numbers().reshape(()))
         return dense(name, self.dtype, tuple(map(Dim.of, weight.shape)))
 
     def _cast(self, array: Array) -> Array:
@@ -156,7 +156,7 @@ class Draft:
 def _side_by_side(parts: tuple[tuple[int, Weight], ...], width: int) -> Array:
     row: Array = np.zeros(width, np.float32)
     for offset, bias in parts:
-        row[offset : offset + bias.shape[0]] = bias.tensor.numpy()
+        row[offset : offset + bias.shape[0]] = bias.numbers()
     return row
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from saishiki.export.plan.dims import Dim
 from saishiki.export.plan.view import View
 from saishiki.runtime.plan.ops import Function
+from saishiki.runtime.signature import Array
 
 Shape = tuple[Dim, ...]
 
@@ -40,6 +41,14 @@ class Weight:
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
         return tuple(self.tensor.shape.numpy())
+
+    def numbers(self) -> Array:
+        """What is in it. The file is let go again: mapped, it would stay in memory with all that was read of it."""
+        if not isinstance(self.tensor, ir.ExternalTensor):
+            return self.tensor.numpy()
+        numbers: Array = self.tensor.numpy().copy()
+        self.tensor.release()
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)

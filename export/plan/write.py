@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from saishiki.export.bundle_writer import BundleDraft
 from saishiki.export.engines import CUDA, engine_key, hash_of_key, installed_builder
+from saishiki.export.freed_memory import return_garbage
 from saishiki.export.plan.lower import LoweredPlan, lower_graph
 from saishiki.export.progress import Observer
 from saishiki.export.vectors_file import vectors_file
@@ -37,6 +38,8 @@ def write_plans(
                 weights[f"{name}/{weight}"] = stored.read()
             (folder / f"{name}.plan.json").write_bytes(json_from_plan(lowered.plan))
             engines[name] = _entry(draft, name, module, lowered, precision, profiles, time.monotonic() - begin)
+            del lowered
+            return_garbage()
     file = draft.entry(folder / WEIGHTS_NAME)
     return {
         name: replace(module, engines=(*module.engines, replace(engines[name], weights=file)))

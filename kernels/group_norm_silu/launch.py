@@ -76,10 +76,10 @@ class Workspace:
 
 def new_workspace(x: Tensor, split: Split, chunks: int, groups: int) -> Workspace:
     """Memory for one launch, or for any number of launches one after the other."""
-    rows, sets = x.shape[0] * split.blocks * chunks, x.shape[0] * split.blocks // split.slices
+    rows = x.shape[0] * split.blocks * chunks
     return Workspace(
         partials=torch.empty((rows, 2, STATISTICS_CHANNELS), dtype=torch.float32, device=x.device),
-        tickets=torch.zeros((sets,), dtype=torch.int32, device=x.device),
+        tickets=torch.zeros((x.shape[0] * split.sets,), dtype=torch.int32, device=x.device),
         statistics=torch.empty((x.shape[0], groups, 2), dtype=torch.float32, device=x.device),
     )
 
@@ -118,7 +118,6 @@ def compute_statistics(
         groups,
         split.blocks,
         split.slices,
-        split.set_channels // split.unit,
         chunks,
         eps,
         HAS_CONCAT=u.concat is not None,
@@ -126,7 +125,6 @@ def compute_statistics(
         HAS_RESIDUAL=u.residual is not None,
         HAS_EMBEDDING=u.embedding is not None,
         CHANNELS_LAST=u.layouts[0] == torch.channels_last,
-        UNIT=split.unit,
         PIXEL_UNIT=PIXEL_UNIT,
         BLOCK_P=STATISTICS_PIXELS,
         BLOCK_C=STATISTICS_CHANNELS,

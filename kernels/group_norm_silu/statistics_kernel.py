@@ -1,21 +1,22 @@
 """Mean and 1 / sqrt(variance + eps) of every group of u, in one launch that reads u once.
 
-How: each program runs Welford's recurrence at every position of its tile, merges the positions of a channel, writes
-mean and M2 of each channel, and draws a ticket of its set of groups. Who draws the last one finds the partials of all
-chunks written: a barrier orders a program's own stores before its ticket, and acquire and release order the tickets. It
-merges them after Chan et al. in the order of their places, so that the result does not depend on who is last.
+How: each program takes a block of channels, wherever groups begin and end. It runs Welford's recurrence at every
+position of its tile, merges the positions of a channel and then the channels of a group, writes mean and M2 of what it
+has of each group of its set, and draws a ticket of that set. Who draws the last one finds the partials of all blocks
+and chunks written: a barrier orders a program's own stores before its ticket, and acquire and release order the
+tickets. It merges them after Chan et al. in the order of their places, so that the result does not depend on who is
+last.
 
 A launch without torch: the grid is ``channel_blocks * chunks * batch``.
 
 - u: ``channels`` is C, ``channels_x`` the number of x's own, ``pixels`` H W and ``width`` W of x, also where UPSAMPLE
   is on; concat and residual are then of the large size. With neither of them an upsampled x has the statistics of the
   small image: a variant without UPSAMPLE serves. Pointers that a variant does not use may be null.
-- ``split_channels`` in ``runtime/backends/group_norm_tiles.py`` gives ``channel_blocks``, ``slices``, ``set_units``
-  (``set_channels / UNIT``) and the variant's UNIT; ``chunks`` may be any number from 1, ``count_chunks`` gives one that
-  fills the GPU.
+- ``split_channels`` in ``runtime/backends/group_norm_tiles.py`` gives ``channel_blocks`` and ``slices``, the blocks of
+  a set; ``chunks`` may be any number from 1, ``count_chunks`` gives one that fills the GPU.
 - ``partials_ptr``: workspace of ``batch * channel_blocks * chunks * 2 * BLOCK_C`` fp32; need not be cleared.
-- ``tickets_ptr``: ``batch * channel_blocks / slices`` int32, 0 before the first launch; every launch leaves them 0, so
-  a CUDA graph may replay on the same ones. Launches that may overlap need workspaces of their own.
+- ``tickets_ptr``: ``batch * ceil(channel_blocks / slices)`` int32, 0 before the first launch; every launch leaves them
+  0, so a CUDA graph may replay on the same ones. Launches that may overlap need workspaces of their own.
 - ``statistics_ptr``: (B, groups, 2) fp32, written: mean, 1 / sqrt(variance + eps).
 """
 
@@ -41,16 +42,25 @@ def _merge_rows(count, mean, m2):  # type: ignore[no-untyped-def]
     return total, merged, tl.sum(m2 + count * away * away, 0)
 
 
+@triton.jit
+def _merge_channels(count, mean, m2, group, first_group):  # type: ignore[no-untyped-def]
+    """[N] count, mean and M2 of the N groups from ``first_group`` on, of N channels of groups ``group``; -1: none."""
+    wanted = first_group + tl.arange(0, group.shape[0])
+    mine = group[:, None] == wanted[None, :]
+    return _merge_rows(
+        tl.where(mine, count[:, None], 0.0), tl.where(mine, mean[:, None], 0.0), tl.where(mine, m2[:, None], 0.0)
+    )
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish_set(  # type: ignore[no-untyped-def]
     partials_ptr,
     statistics_ptr,
-    group_set,
-    set_channels,
-    channels,
-    groups,
+    first_block,
     rows,
     chunks,
+    channels,
+    groups,
     out_pixels,
     pixels_per_chunk,
     eps,
@@ -58,9 +68,9 @@ def _finish_set(  # type: ignore[no-untyped-def]
     BLOCK_C: tl.constexpr,
 ):
     """Merges the partials of one set, ``rows`` rows of means and M2s, and writes the statistics of its groups."""
-    column = tl.arange(0, BLOCK_C)  # [BLOCK_C]
-    set_start = group_set * set_channels
-    set_end = tl.minimum(set_start + set_channels, channels)
+    group_width = channels // groups
+    column = tl.arange(0, BLOCK_C)  # [BLOCK_C], a group of the set each
+    g = first_block * BLOCK_C // group_width + column
     count = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
     mean = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
     m2 = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
@@ -68,16 +78,17 @@ def _finish_set(  # type: ignore[no-untyped-def]
         row = start + tl.arange(0, BLOCK_ROWS)  # [BLOCK_ROWS]
         counted = tl.minimum(out_pixels - row % chunks * pixels_per_chunk, pixels_per_chunk)
         counted = tl.where(row < rows, tl.maximum(counted, 0), 0)
-        c = set_start + (row // chunks * BLOCK_C)[:, None] + column[None, :]
-        more = tl.where(c < set_end, counted[:, None], 0).to(tl.float32)  # [BLOCK_ROWS, BLOCK_C]
+        c = (first_block + row // chunks) * BLOCK_C  # of which on the row's block has
+        begin = tl.maximum(c[:, None], (g * group_width)[None, :])
+        end = tl.minimum((c + BLOCK_C)[:, None], ((g + 1) * group_width)[None, :])
+        # As floats: a group of many channels has more numbers than an int32 can count.
+        more = counted.to(tl.float32)[:, None] * tl.maximum(end - begin, 0).to(tl.float32)  # [BLOCK_ROWS, BLOCK_C]
         offsets = row[:, None] * (2 * BLOCK_C) + column[None, :]
-        # Past the first-level cache, which is not coherent. What lies beyond the set is loaded too, for the sake of
-        # wide loads.
+        # Past the first-level cache, which is not coherent. Groups of which a row has nothing are loaded too, for the
+        # sake of wide loads.
         written = (row < rows)[:, None]
         more_mean = tl.load(partials_ptr + offsets, mask=written, other=0.0, cache_modifier=".cg")
         more_m2 = tl.load(partials_ptr + offsets + BLOCK_C, mask=written, other=0.0, cache_modifier=".cg")
-        more_mean = tl.where(more > 0, more_mean, 0.0)
-        more_m2 = tl.where(more > 0, more_m2, 0.0)
         total = count + more
         # What comes first is taken whole: a quotient that is 1 but for rounding would cost the mean its last digits.
         share = tl.where(count > 0, more / tl.maximum(total, 1.0), 1.0)
@@ -85,28 +96,16 @@ def _finish_set(  # type: ignore[no-untyped-def]
         mean += delta * share
         m2 += more_m2 + delta * delta * count * share
         count = total
-    channel_count, channel_mean, channel_m2 = _merge_rows(count, mean, m2)  # [BLOCK_C]
-
-    # Columns to groups: [column, group of the set]; a set that is one wide group has all columns in group 0.
-    group_width = channels // groups
-    group = tl.arange(0, BLOCK_C)
-    mine = (column // group_width)[:, None] == group[None, :]
-    group_count, group_mean, group_m2 = _merge_rows(
-        tl.where(mine, channel_count[:, None], 0.0),
-        tl.where(mine, channel_mean[:, None], 0.0),
-        tl.where(mine, channel_m2[:, None], 0.0),
-    )
+    group_count, group_mean, group_m2 = _merge_rows(count, mean, m2)  # [BLOCK_C]
     rstd = tl.div_rn(1.0, tl.sqrt_rn(group_m2 / tl.maximum(group_count, 1.0) + eps))
-    groups_per_set = set_channels // group_width
-    g = group_set * groups_per_set + group
-    real = (group < groups_per_set) & (g < groups)
+    real = (group_count > 0) & (g < groups)
     tl.store(statistics_ptr + g * 2, group_mean, mask=real)
     tl.store(statistics_ptr + g * 2 + 1, rstd, mask=real)
 
 
 # Ints that are not strides make no kernels of their own by being 1 or a multiple of 16.
 @triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=["batch", "width", "groups", "channel_blocks", "slices", "set_units", "chunks"]
+    do_not_specialize=["batch", "width", "groups", "channel_blocks", "slices", "chunks"]
 )
 def _statistics_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
@@ -124,7 +123,6 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     groups,
     channel_blocks,
     slices,
-    set_units,
     chunks,
     eps,
     HAS_CONCAT: tl.constexpr,
@@ -132,7 +130,6 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     HAS_RESIDUAL: tl.constexpr,
     HAS_EMBEDDING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
     PIXEL_UNIT: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -142,11 +139,8 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     block = tl.program_id(0) % channel_blocks
     chunk = tl.program_id(0) // channel_blocks % chunks
     b = tl.program_id(0) // channel_blocks // chunks
-    group_set = block // slices
-    set_channels = set_units * UNIT
     column = tl.arange(0, BLOCK_C)  # [BLOCK_C]
-    c = group_set * set_channels + block % slices * BLOCK_C + column
-    c_end = tl.minimum((group_set + 1) * set_channels, channels)
+    c = block * BLOCK_C + column
 
     out_pixels = pixels
     if UPSAMPLE:
@@ -160,7 +154,7 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     for tile in tl.range(0, tl.cdiv(pixels_per_chunk, BLOCK_P), num_stages=STAGES):
         p = chunk * pixels_per_chunk + tile * BLOCK_P + tl.arange(0, BLOCK_P)  # [BLOCK_P]
         valid = p < p_end
-        inside = valid[:, None] & (c < c_end)[None, :]
+        inside = valid[:, None] & (c < channels)[None, :]
         u = load_input(
             x_ptr,
             concat_ptr,
@@ -188,25 +182,32 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
         m2 += delta * kept[:, None] * delta
         count += tl.where(valid, 1.0, 0.0)
 
-    _, channel_mean, channel_m2 = _merge_rows(count[:, None], mean, m2)  # [BLOCK_C]
+    group_set = block // slices
+    first_block = group_set * slices
+    group_width = channels // groups
+    group = tl.where(c < channels, c // group_width, -1)
+    pixel_count, channel_mean, channel_m2 = _merge_rows(count[:, None], mean, m2)  # [1], [BLOCK_C], [BLOCK_C]
+    _, group_mean, group_m2 = _merge_channels(
+        pixel_count, channel_mean, channel_m2, group, first_block * BLOCK_C // group_width
+    )
     partial_ptr = partials_ptr + ((b.to(tl.int64) * channel_blocks + block) * chunks + chunk) * (2 * BLOCK_C)
-    tl.store(partial_ptr + column, channel_mean)
-    tl.store(partial_ptr + BLOCK_C + column, channel_m2)
+    tl.store(partial_ptr + column, group_mean)
+    tl.store(partial_ptr + BLOCK_C + column, group_m2)
 
     # All of this program's stores, then its ticket.
     tl.debug_barrier()
-    ticket_ptr = tickets_ptr + b.to(tl.int64) * (channel_blocks // slices) + group_set
-    if tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == slices * chunks - 1:
+    ticket_ptr = tickets_ptr + b.to(tl.int64) * tl.cdiv(channel_blocks, slices) + group_set
+    rows = tl.minimum(slices, channel_blocks - first_block) * chunks
+    if tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == rows - 1:
         tl.store(ticket_ptr, 0)
         _finish_set(
-            partials_ptr + (b.to(tl.int64) * channel_blocks + group_set * slices) * chunks * (2 * BLOCK_C),
+            partials_ptr + (b.to(tl.int64) * channel_blocks + first_block) * chunks * (2 * BLOCK_C),
             statistics_ptr + b.to(tl.int64) * groups * 2,
-            group_set,
-            set_channels,
+            first_block,
+            rows,
+            chunks,
             channels,
             groups,
-            slices * chunks,
-            chunks,
             out_pixels,
             pixels_per_chunk,
             eps,

@@ -2,9 +2,8 @@
 
 Its norms have 32 groups in 64 to 1024 channels: in the decoder after the concat with a skip, where a level begins after
 the upsampling of what comes from below; after the time embedding in the second half of each block; without SiLU before
-the attention, and on its sum with the attention's result behind it. Weight, bias and embedding are fp32. Channels are
-multiples of 16, and of 8 in a set (UNIT), as where C / groups is 1, 2, 3, 4, 6, 12 or a multiple of 8.
-NCHW needs pixels to be a multiple of 16 instead.
+the attention, and on its sum with the attention's result behind it. Weight, bias and embedding are fp32. Groups may be
+of any width, channels are multiples of 16; NCHW needs pixels to be so instead.
 """
 
 from saishiki.kernels.group_norm_silu.apply_kernel import _apply_kernel
@@ -43,7 +42,7 @@ def _statistics(
         "tickets_ptr": "*i32",
         "statistics_ptr": "*fp32",
         **_SIZES,
-        **dict.fromkeys(("slices", "set_units", "chunks"), "i32"),
+        **dict.fromkeys(("slices", "chunks"), "i32"),
         "eps": "fp32",
     }
     return Variant(
@@ -56,7 +55,6 @@ def _statistics(
             "HAS_RESIDUAL": residual,
             "HAS_EMBEDDING": embedding,
             "CHANNELS_LAST": channels_last,
-            "UNIT": 8,
             "PIXEL_UNIT": PIXEL_UNIT,
             "BLOCK_P": STATISTICS_PIXELS,
             "BLOCK_C": STATISTICS_CHANNELS,

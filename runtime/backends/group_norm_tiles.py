@@ -15,39 +15,33 @@ PROGRAMS_PER_SM = 2
 SMS_INTERPRETED = 2
 """Multiprocessors to plan for in Triton's interpreter, which runs programs one by one."""
 
-_VECTOR = 8  # numbers of fp16 in the widest load
-
 
 @dataclass(frozen=True)
 class Split:
     """The channels of one image, as the programs of the statistics kernel share them.
 
-    A *set* is what one of them finishes: whole groups that fit a block of ``STATISTICS_CHANNELS``, or one wider group.
+    A program takes a block of ``STATISTICS_CHANNELS``, wherever groups begin and end, so that every load is aligned. A
+    *set* is what one program finishes: as few blocks as hold whole groups, or the whole image.
 
     Args:
-        set_channels: of a set; the last set may have fewer.
-        slices: blocks of a set, more than one only for a group wider than a block.
-        blocks: sets times slices.
-        unit: the power of two, at most 8, by which ``set_channels`` is divisible; loads are that many numbers wide.
+        blocks: of an image; the last may have fewer channels.
+        slices: blocks of a set; the last set may have fewer.
     """
 
-    set_channels: int
-    slices: int
     blocks: int
-    unit: int
+    slices: int
+
+    @property
+    def sets(self) -> int:
+        """Of an image."""
+        return -(-self.blocks // self.slices)
 
 
 def split_channels(channels: int, groups: int) -> Split:
-    """Sets as large as fit a block, preferring those whose loads are aligned."""
-    width = channels // groups
-    if width > STATISTICS_CHANNELS:
-        slices = -(-width // STATISTICS_CHANNELS)
-        return Split(width, slices, groups * slices, math.gcd(width, _VECTOR))
-    units = (unit for unit in (8, 4, 2, 1) if math.lcm(width, unit) <= STATISTICS_CHANNELS)
-    unit = next(units)
-    step = math.lcm(width, unit)
-    set_channels = STATISTICS_CHANNELS // step * step
-    return Split(set_channels, 1, -(-channels // set_channels), unit)
+    """The blocks of an image, and the sets in which its groups are finished."""
+    blocks = -(-channels // STATISTICS_CHANNELS)
+    whole_groups = math.lcm(channels // groups, STATISTICS_CHANNELS)
+    return Split(blocks, min(blocks, whole_groups // STATISTICS_CHANNELS))
 
 
 def count_chunks(pixels: int, *, blocks: int, sms: int) -> int:

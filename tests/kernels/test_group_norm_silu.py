@@ -201,11 +201,11 @@ SHAPES = [
     ((2, 6, 5, 7), 2),
     ((3, 32, 3, 3), 32),
     ((2, 96, 1, 1), 32),
-    ((1, 33, 9, 11), 1),  # one group of two slices
+    ((1, 33, 9, 11), 1),  # one group in two blocks
     ((1, 10, 4, 4), 10),
     ((1, 40, 13, 17), 4),  # groups of ten channels; several tiles and chunks
-    ((2, 68, 6, 5), 4),  # seventeen channels: no wide loads
-    ((1, 200, 5, 5), 2),  # groups of four slices
+    ((2, 68, 6, 5), 4),  # of seventeen, two of them in two blocks
+    ((1, 200, 5, 5), 2),  # each group in four blocks
     ((1, 80, 2, 3), 1),
     ((1, 64, 16, 20), 32),  # what the cubins are for
     ((1, 72, 3, 65), 3),
@@ -239,6 +239,13 @@ DISTRIBUTIONS = {
 @pytest.mark.parametrize(("dtype", "mean", "scale"), DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 def test_group_norm_silu_of_a_large_mean(dtype: Any, mean: float, scale: float, layout: Any) -> None:
     assert_as_good_as_torch(case((2, 8, 15, 11), dtype, layout, mean=mean, scale=scale))
+
+
+@pytest.mark.parametrize("distribution", ["mean 1e4", "fp16, 1000 +- 5"])
+def test_group_norm_silu_of_a_large_mean_across_blocks(distribution: str) -> None:
+    dtype, mean, scale = DISTRIBUTIONS[distribution]
+    shape = (1, 200, 5, 7)
+    assert_as_good_as_torch(case(shape, dtype, torch.channels_last, groups=20, mean=mean, scale=scale))
 
 
 def test_a_variance_from_squares_would_fail_here() -> None:
@@ -309,6 +316,17 @@ def test_statistics_of_any_number_of_chunks(chunks: int, channels: int, groups: 
     arguments = case((1, channels, 17, 19), torch.float32, layout, groups=groups)
     u = input_of(arguments)
     assert_moments(compute_statistics(u, groups, EPS, chunks=chunks), arguments["x"], groups)
+
+
+@pytest.mark.parametrize(("width", "groups"), [(10, 20), (60, 9)])
+def test_statistics_of_groups_across_blocks(width: int, groups: int) -> None:
+    """Widths as in Stable Diffusion's U-Nets; two sets, the last of them shorter; each group about its own mean."""
+    arguments = case((1, width * groups, 5, 9), torch.float32, torch.channels_last, groups=groups)
+    split = group_norm_tiles.split_channels(width * groups, groups)
+    assert split.sets == 2
+    assert split.slices < split.blocks < 2 * split.slices
+    arguments["x"] += torch.arange(groups, device=DEVICE).repeat_interleave(width)[:, None, None] * 30.0
+    assert_moments(compute_statistics(input_of(arguments), groups, EPS, chunks=2), arguments["x"], groups)
 
 
 def test_statistics_of_more_chunks_than_pixels() -> None:
@@ -659,19 +677,15 @@ def test_the_op_refuses_layouts_that_a_compiler_has_changed() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 8, 32, 33, 64])
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 10, 17, 24, 31, 32, 33, 60, 80])
-def test_split_channels_gives_every_channel_to_one_program(width: int, groups: int) -> None:
+def test_split_channels_gives_every_group_to_one_set(width: int, groups: int) -> None:
     channels, block = width * groups, group_norm_tiles.STATISTICS_CHANNELS
     split = group_norm_tiles.split_channels(channels, groups)
-    sets = split.blocks // split.slices
-    assert split.blocks == sets * split.slices
-    assert split.set_channels % width == 0
-    assert split.set_channels % split.unit == 0
-    seen = []
-    for index in range(split.blocks):
-        start = index // split.slices * split.set_channels + index % split.slices * block
-        end = min((index // split.slices + 1) * split.set_channels, start + block, channels)
-        seen += range(start, end)
-    assert seen == list(range(channels))
+    assert (split.blocks - 1) * block < channels <= split.blocks * block
+    assert (split.sets - 1) * split.slices < split.blocks <= split.sets * split.slices
+    if split.sets > 1:
+        assert split.slices * block % width == 0
+    # The last program of a set has a column for each group of it.
+    assert -(-min(split.slices * block, channels) // width) <= block
 
 
 # Channels of u and side of the image at 256 px.
@@ -684,7 +698,6 @@ ANIMEDIFFUSION = [
 @pytest.mark.parametrize(("channels", "side"), ANIMEDIFFUSION, ids=str)
 def test_every_multiprocessor_has_a_program_at_batch_1(channels: int, side: int) -> None:
     split = group_norm_tiles.split_channels(channels, 32)
-    assert split.unit == 8  # as the cubins have it
     chunks = group_norm_tiles.count_chunks(side * side, blocks=split.blocks, sms=132)
     assert split.blocks * chunks >= 132
     for block_p, block_c in group_norm_tiles.APPLY_TILES.values():

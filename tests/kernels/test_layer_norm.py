@@ -28,7 +28,7 @@ def assert_as_good_as_torch(x: Any, y: Any, *given: Any, eps: float = EPS) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (5, 320), (9, 512), (3, 520), (7, 1024), (2, 1280), (3, 2048)])
+@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (5, 320), (9, 512), (3, 520), (7, 1024), (3, 2048), (2, 2560)])
 def test_layer_norm(rows: int, channels: int, dtype: str) -> None:
     x = draw(rows, channels, seed=0, dtype=DTYPES[dtype])
     assert_as_good_as_torch(x, layer_norm(x, *vectors(channels), eps=EPS), *vectors(channels))
@@ -87,7 +87,7 @@ def test_a_wrong_layer_norm_is_seen(what: str) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.zeros(2, 3, 8)}, ValueError, "expected x .rows, C. with C from 1 to 2048, got .2, 3, 8."),
+        ({"x": torch.zeros(2, 3, 8)}, ValueError, "expected x .rows, C. with C from 1 to 4096, got .2, 3, 8."),
         ({"x": torch.zeros(2, 2056)}, ValueError, "got .2, 2056."),
         ({"x": torch.zeros(8, 2).T}, ValueError, "next to each other, got strides .1, 2."),
         ({"x": torch.zeros(2, 8, dtype=torch.float64)}, TypeError, "got torch.float64"),

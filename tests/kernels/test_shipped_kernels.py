@@ -259,7 +259,6 @@ def launch_group_norm_silu(device: Any) -> Result:
             **statistics,
             **sizes,
             slices=1,
-            set_units=block_c // 8,
             chunks=chunks,
         )
         device.launch("group_norm_silu_apply_nhwc_fp16", **absent, **apply, **(sizes | apply_blocks), input_ptr=0)

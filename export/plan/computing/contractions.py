@@ -73,7 +73,7 @@ def _bias(draft: Draft, value: Contraction, length: int) -> tuple[str, int]:
     def read() -> Array:
         row: Array = np.zeros(length, draft.dtype)
         if bias is not None:
-            row[: bias.shape[0]] = bias.tensor.numpy()
+            row[: bias.shape[0]] = bias.numbers()
         return row
 
     return draft.store(f"{name}.{length}", read, shape=(length,)), 0
@@ -84,7 +84,7 @@ def _krsc_shape(weight: Weight, padded: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _krsc(weight: Weight, padded: tuple[int, int]) -> Array:
-    values = weight.tensor.numpy()
+    values = weight.numbers()
     array: Array = np.zeros(_krsc_shape(weight, padded), values.dtype)
     array[: values.shape[0], ..., : values.shape[1]] = np.moveaxis(values, 1, -1)
     return array
@@ -107,6 +107,6 @@ def _matmul(draft: Draft, value: Contraction, out: View | None) -> View:
 
 
 def _nk(value: Contraction) -> Array:
-    array = value.weight.tensor.numpy()
+    array = value.weight.numbers()
     array = array.reshape(array.shape[:2])  # a convolution of one tap has axes of 1 behind
     return np.ascontiguousarray(array.T) if value.transposed_weight else array

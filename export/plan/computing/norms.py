@@ -41,7 +41,7 @@ def _channels_first(buffer: str, dtype: str, dims: tuple[Dim, ...]) -> View:
 def store_fp32(draft: Draft, weight: Weight) -> str:
     """A vector of the graph as the norms want it."""
     return draft.store(
-        f"{weight.name}.fp32", lambda: weight.tensor.numpy().astype(np.float32), shape=weight.shape, dtype="float32"
+        f"{weight.name}.fp32", lambda: weight.numbers().astype(np.float32), shape=weight.shape, dtype="float32"
     )
 
 

@@ -187,7 +187,7 @@ def lower_mean(node: ir.Node, draft: Draft) -> None:
 
 
 def lower_resize(node: ir.Node, draft: Draft) -> None:
-    scales = draft.weight(node.inputs[2]).tensor.numpy() if len(node.inputs) > 2 and node.inputs[2] else None
+    scales = draft.weight(node.inputs[2]).numbers() if len(node.inputs) > 2 and node.inputs[2] else None
     mode = node.attributes.get_string("mode", "nearest")
     if mode != "nearest" or scales is None or scales.tolist() != [1, 1, 2, 2]:
         raise LoweringError(f"resizes by {scales} with mode {mode}; only nearest by two is lowered")

@@ -109,7 +109,7 @@ def _number(draft: Draft, value: ir.Value | None) -> float:
     found = draft.value(value)
     if not isinstance(found, Weight) or found.tensor.size != 1:
         raise LoweringError(f"expected {value and value.name} to be one constant number")
-    return float(found.tensor.numpy().reshape(()))
+    return float(found.numbers().reshape(()))
 
 
 def _interface_name(draft: Draft, value: ir.Value | None) -> str:

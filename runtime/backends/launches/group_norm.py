@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from saishiki.runtime.backends.group_norm_tiles import (
     APPLY_TILES,
     STATISTICS_CHANNELS,
-    Split,
     count_chunks,
     count_pixel_blocks,
     split_channels,
@@ -16,8 +15,8 @@ from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan.extents import Extents
 from saishiki.runtime.plan.ops import NormApply, NormInput, NormStatistics
 
-UNIT = 8
-"""What the shipped kernels need the channels of a set to be a multiple of."""
+UNIT = 16
+"""What the shipped kernels need the channels of x and of u to be multiples of."""
 TICKETS, PARTIALS = "tickets", "partials"
 """Workspaces: int32 that are 0 between launches, and fp32 that need not be cleared."""
 
@@ -35,15 +34,22 @@ class _Sizes:
 
     @classmethod
     def of(cls, u: NormInput, extents: Extents) -> "_Sizes":
+        """Raises ``BackendError`` for channels that no shipped kernel takes."""
         batch, *spatial, channels_x = extents.shape(u.x)
         channels = channels_x + (extents.shape(u.concat)[-1] if u.concat else 0)
+        if channels_x % UNIT or channels % UNIT:
+            raise BackendError(
+                f"no kernel normalises {channels} channels of which {channels_x} are of {u.x}: expected multiples of "
+                f"{UNIT}; use another backend"
+            )
         pixels = math.prod(spatial)
         return cls(batch, pixels, pixels * (4 if u.upsample else 1), spatial[-1], channels_x, channels)
 
 
 def statistics_launches(op: NormStatistics, extents: Extents, address: Address, sms: int) -> tuple[Launch, ...]:
     """One launch. Raises ``BackendError`` for channels that no shipped kernel takes."""
-    sizes, split = _Sizes.of(op.input, extents), _split(op, extents)
+    sizes = _Sizes.of(op.input, extents)
+    split = split_channels(sizes.channels, op.groups)
     chunks = count_chunks(sizes.out_pixels, blocks=sizes.batch * split.blocks, sms=sms)
     arguments = {
         **_operands(op.input, sizes, address),
@@ -53,7 +59,6 @@ def statistics_launches(op: NormStatistics, extents: Extents, address: Address, 
         "groups": op.groups,
         "channel_blocks": split.blocks,
         "slices": split.slices,
-        "set_units": split.set_channels // split.unit,
         "chunks": chunks,
         "eps": op.epsilon,
     }
@@ -62,14 +67,15 @@ def statistics_launches(op: NormStatistics, extents: Extents, address: Address, 
 
 def workspaces(op: NormStatistics, extents: Extents, sms: int) -> dict[str, int]:
     """The bytes of the workspaces by name."""
-    sizes, split = _Sizes.of(op.input, extents), _split(op, extents)
+    sizes = _Sizes.of(op.input, extents)
+    split = split_channels(sizes.channels, op.groups)
     chunks = count_chunks(sizes.out_pixels, blocks=sizes.batch * split.blocks, sms=sms)
     rows = sizes.batch * split.blocks * chunks
-    return {PARTIALS: rows * 2 * STATISTICS_CHANNELS * 4, TICKETS: sizes.batch * split.blocks // split.slices * 4}
+    return {PARTIALS: rows * 2 * STATISTICS_CHANNELS * 4, TICKETS: sizes.batch * split.sets * 4}
 
 
 def apply_launches(op: NormApply, extents: Extents, address: Address, sms: int) -> tuple[Launch, ...]:
-    """One launch."""
+    """One launch. Raises ``BackendError`` for channels that no shipped kernel takes."""
     sizes, groups = _Sizes.of(op.input, extents), extents.shape(op.statistics)[1]
     block_pixels, block_channels = APPLY_TILES[True]
     channel_blocks = -(-sizes.channels // block_channels)
@@ -91,17 +97,6 @@ def apply_launches(op: NormApply, extents: Extents, address: Address, sms: int) 
     dense = "input_" if op.dense else ""
     silu = "" if op.silu else "no_silu_"
     return (Launch(f"group_norm_silu_apply_{silu}{_variant(op.input)}{dense}nhwc_fp16", arguments),)
-
-
-def _split(op: NormStatistics, extents: Extents) -> Split:
-    channels = _Sizes.of(op.input, extents).channels
-    split = split_channels(channels, op.groups)
-    if split.unit != UNIT:
-        raise BackendError(
-            f"no kernel normalises {channels} channels in {op.groups} groups: expected sets of groups in multiples of "
-            f"{UNIT} channels, these come in multiples of {split.unit}; use another backend"
-        )
-    return split
 
 
 def _operands(u: NormInput, sizes: _Sizes, address: Address) -> dict[str, int]:

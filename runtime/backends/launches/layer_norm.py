@@ -6,7 +6,7 @@ from saishiki.runtime.errors import BackendError
 from saishiki.runtime.plan.extents import Extents, resolve
 from saishiki.runtime.plan.ops import LayerNorm
 
-BLOCKS = (512, 1024, 2048)
+BLOCKS = (512, 1024, 2048, 4096)
 """The shipped kernels, by the longest row that each takes."""
 UNIT = 8
 """What channels and the distance between rows are multiples of: 16 bytes of fp16 at a time."""

@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from saishiki.export import export_bundle, parse_profiles
 from saishiki.export.engines import CUDA, parse_targets
+from saishiki.export.plan import lower_graph
 from saishiki.models.animediffusion import AnimeDiffusion
 from saishiki.runtime import Colorizer
 from saishiki.runtime.backends import open_backend
@@ -54,6 +56,17 @@ def copied(planned, tmp_path):
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs Linux, which tells what is mapped")
+def test_weights_are_let_go_once_they_are_read(planned):
+    bundle = Bundle.open(planned)
+    module = bundle.module("denoiser")
+    graph = module.graphs["fp16"]
+    lowered = lower_graph(bundle.path / graph.graph.path, module.signature, "fp16")
+    for stored in lowered.weights.values():
+        assert stored.read().size
+    assert graph.weights.path not in Path("/proc/self/maps").read_text()
 
 
 def test_parse_targets_knows_plans():

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from saishiki.runtime.backends.launches import launches_of
+from saishiki.runtime.backends.launches import launches_of, workspaces_of
+from saishiki.runtime.backends.launches.group_norm import TICKETS
 from saishiki.runtime.plan.extents import Tensors
 from saishiki.runtime.plan.ops import AnyOp
 from saishiki.runtime.signature import Array, Sizes
@@ -20,7 +21,7 @@ def launched(
 ) -> tuple[dict[str, Array], list[str]]:
     """What the launches of an operation leave in copies of ``written``, and which kernels they are.
 
-    What they read must be as it was, and nothing be written behind the end of any tensor.
+    What they read must be as it was, as must be the tickets, and nothing be written behind the end of any tensor.
     """
     device = InterpretedDevice()
     tensors = {**arrays, **written}
@@ -28,6 +29,11 @@ def launched(
     for name, array in tensors.items():
         device.upload(held[name], array)
     known = extents(sizes, **{name: (array.shape, str(array.dtype)) for name, array in tensors.items()})
+    needed = workspaces_of(op, known, sms=device.multiprocessors)
+    held |= {name: device.allocate(nbytes) for name, nbytes in needed.items()}
+    tickets = np.zeros(needed.get(TICKETS, 0), np.uint8)
+    if TICKETS in held:
+        device.upload(held[TICKETS], tickets)
     for launch in launches_of(op, known, lambda name: held[name].address, sms=device.multiprocessors):
         device.launch(launch.kernel, **launch.arguments)
     after = {name: np.empty_like(array) for name, array in tensors.items()}
@@ -35,6 +41,9 @@ def launched(
         device.download(held[name], array)
     for name, array in arrays.items():
         np.testing.assert_array_equal(after[name], array, err_msg=f"{name} was written to")
+    if TICKETS in held:
+        device.download(held[TICKETS], tickets)
+    assert not tickets.any()
     assert device.guards_are_whole()
     return {name: after[name] for name in written}, device.launched
 
