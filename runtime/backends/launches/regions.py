@@ -65,8 +65,8 @@ def masked_split_cross_attention_launches(
         "fg_tokens": resolve(op.foreground_tokens, extents.sizes),
         "heads": op.heads,
     }
-    for name, pair in (("q", ("q", "q_bg")), ("kv", ("k", "v"))):
-        batch_units, token_units = _common_units(operands[pair[0]], operands[pair[1]], extents)
+    for name, part, other in (("q", "q", "q_bg"), ("kv", "k", "v")):
+        batch_units, token_units = _common_units(operands[part], operands[other], extents)
         arguments |= {f"{name}_batch_units": batch_units, f"{name}_token_units": token_units}
     form = "merge_" if op.merge_scale else ""
     return (Launch(f"masked_split_cross_attention_{form}d{head_dim}_fp16", arguments),)
