@@ -64,6 +64,7 @@ from rival_bench.torch_systems import prepare_torch
 from safetensors.torch import save_file
 
 from saishiki.export import ExportRequest, export_bundle, parse_profiles
+from saishiki.export.engines import CUDA
 from saishiki.models import LoadOptions, read_checkpoint, recognize
 from saishiki.models.animediffusion.family import LoadedAnimeDiffusion
 from saishiki.runtime.bench.environment import describe_environment
@@ -97,7 +98,7 @@ QUICK_PLAN = Plan({STEP: Effort(1, 2, 0), IMAGE: Effort(1, 1, 0)}, 1, 1 << 20, 1
 
 
 def open_scene(checkpoint: Path, bundle: Path | None, folder: Path, *, size_px: int, steps: int) -> Scene:
-    """A checkpoint and its bundle, exported into ``folder`` where none is given.
+    """A checkpoint and its bundle, exported into ``folder`` where none is given; with plans where there is a GPU.
 
     Raises ``ValueError`` where a given bundle is of another checkpoint or another size, or the steps are out of range.
     """
@@ -111,7 +112,10 @@ def open_scene(checkpoint: Path, bundle: Path | None, folder: Path, *, size_px: 
     ddim_schedule(DiffusionSchedule(dict(model.schedule)), steps=steps, eta=ETA)
     if bundle is None:
         profiles = parse_profiles([str(size_px)], "1")
-        request = ExportRequest(checkpoint, folder / "rivals.saishiki", targets=(), profiles=profiles, load=options)
+        targets = (CUDA,) if torch.cuda.is_available() else ()
+        request = ExportRequest(
+            checkpoint, folder / "rivals.saishiki", targets=targets, profiles=profiles, load=options
+        )
         bundle = export_bundle(request).bundle
     opened = Bundle.open(bundle)
     if opened.manifest.checkpoint.sha256 != source.sha256:

@@ -30,7 +30,7 @@ from saishiki.runtime.manifest import ImageParity, Manifest, ParityRow, Precisio
 from saishiki.runtime.parity import measure
 from saishiki.runtime.plan import Plan
 from saishiki.runtime.plan.ops import OpBackend
-from saishiki.runtime.plan_tables import ALL, plan_tables
+from saishiki.runtime.plan_tables import ALL, measured_tables, plan_tables
 
 _BACKEND = click.option("--backend", default="auto", show_default=True, help=f"auto, {', '.join(BACKENDS)}.")
 _DEVICE = click.option("--device", help="cpu, cuda or cuda:N [what the backend is for].")
@@ -137,18 +137,36 @@ def verify(bundle: Path, backend: str, device: str | None, precision: Precision 
     help="Print the launches of a module's plan for the backend cuda, or of all plans by their kinds.",
 )
 @click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --plan: a result of saishiki bench; print the plans as they ran there, with the time of each launch.",
+)
+@click.option(
     "--library",
     type=click.Choice(get_args(OpBackend)),
     help="Count launches as they are run by cuDNN and our kernels, or by our kernels alone; with --target.",
 )
 @click.option("--target", metavar="SM", help="The GPU's compute capability, such as sm89; with --library.")
 @exit_on_error
-def inspect(bundle: Path, as_json: bool, plan: str | None, library: OpBackend | None, target: str | None) -> None:
+def inspect(
+    bundle: Path,
+    as_json: bool,
+    plan: str | None,
+    measured: Path | None,
+    library: OpBackend | None,
+    target: str | None,
+) -> None:
     """Print what BUNDLE states about itself."""
+    if measured is not None and plan is None:
+        raise click.UsageError("--measured is about the launches of plans; give --plan too")
+    if measured is not None and (library is not None or target is not None):
+        raise click.UsageError("--measured prints plans as they ran; leave --library and --target out")
     opened = Bundle.open(bundle, allow_failed=True)
     on_gpu = _plan_on_gpu(plan, library, target)
     if plan is not None:
-        for table in plan_tables(opened, plan, on_gpu):
+        tables = plan_tables(opened, plan, on_gpu) if measured is None else measured_tables(opened, plan, measured)
+        for table in tables:
             Console().print(table)
         return
     manifest = opened.manifest

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from battery.clock import captured, row_of
 from battery.network import build_network, exact, prepare_inference
 from battery.part import Options, Row
+from battery.plan_images import beside
 
 LAYOUTS = ((True, True), (True, False), (False, True), (False, False))
 """Half, channels_last; the one that counts first."""
@@ -60,7 +61,7 @@ def graph(options: Options) -> Iterator[Row]:
 def compiled(options: Options) -> Iterator[Row]:
     """torch.compile, the rival to beat: max-autotune inside one graph of the whole loop, and with its own graphs.
 
-    A dry run traces but compiles nothing.
+    At last our engine in the same process, with the ratio. A dry run traces but compiles nothing.
     """
     prepare_inference(options)
     truth, image = exact(options)
@@ -69,9 +70,11 @@ def compiled(options: Options) -> Iterator[Row]:
     network = build_network(options, half=half, channels_last=True)
     ours = replace(network, denoiser=_compile(network.denoiser, "max-autotune-no-cudagraphs", options))
     yield row_of(ours.predict, truth, budget, options, what="step, compiled without graphs", **labels)
-    yield row_of(captured(ours.sample, options), image, budget, options, what="loop, compiled, one graph", **labels)
+    loop = row_of(captured(ours.sample, options), image, budget, options, what="loop, compiled, one graph", **labels)
+    yield loop
     own = replace(network, denoiser=_compile(network.denoiser, "max-autotune", options))
     yield row_of(lambda: own.predict().clone(), truth, budget, options, what="step, compiled, its own graph", **labels)
+    yield from beside(loop.get("p50_ms"), options)
 
 
 def _compile(denoiser: object, mode: str, options: Options) -> object:

@@ -23,6 +23,8 @@ PACKAGES = (
     "cuda-core",
     "cuda-bindings",
     "msgspec",
+    "onnx-ir",
+    "onnxscript",
     "nvidia-cudnn-cu13",
     "nvidia-cudnn-frontend",
 )

@@ -13,9 +13,17 @@ from saishiki.kernels.fused_sampler_step import fused_sampler_step, fused_sample
 from saishiki.kernels.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from saishiki.models.animediffusion import CONFIGS, AnimeDiffusion, AnimeDiffusionConfig, modules
 from saishiki.runtime.samplers import ddim_table
-from saishiki.runtime.schedule import DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
+from saishiki.runtime.schedule import DDIMSchedule, DiffusionSchedule, ddim_schedule, linear_betas, schedule_buffers
 
 TINY = AnimeDiffusionConfig(7, 3, 32, 1, (1, 2), 4, False, 1000)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large: the network, and its pictures."""
+
+    config: AnimeDiffusionConfig
+    size_px: int
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,38 @@ def half_inside(denoiser: Any) -> Callable[..., Any]:
 
 def config_of(options: Options) -> AnimeDiffusionConfig:
     """The published size; a tiny one in a dry run."""
-    return TINY if options.dry_run else CONFIGS["published"]
+    return scale_of(options).config
 
 
-def build_network(options: Options, *, half: bool, channels_last: bool, our_norms: bool = False) -> Network:
-    """Batch 1, seed 0: the same weights and inputs at every call."""
+def scale_of(options: Options) -> Scale:
+    """The published size; a tiny one in a dry run."""
+    return Scale(TINY if options.dry_run else CONFIGS["published"], options.size_px)
+
+
+def random_modules(config: AnimeDiffusionConfig) -> dict[str, nn.Module]:
+    """The network's modules on the CPU; seed 0, which what is drawn next goes on from."""
     torch.manual_seed(0)
-    config = config_of(options)
-    parts = modules(AnimeDiffusion(config).eval().to(options.device))
-    noisy, condition = (torch.randn(1, c, options.size_px, options.size_px) for c in (3, 4))
+    return modules(AnimeDiffusion(config).eval())
+
+
+def schedule_of(config: AnimeDiffusionConfig, options: Options) -> DDIMSchedule:
+    """DDIM with eta 0."""
     diffusion = DiffusionSchedule(schedule_buffers(linear_betas(config.timesteps, 1e-6, 1e-2)))
-    schedule = ddim_schedule(diffusion, steps=options.steps, eta=0.0)
+    return ddim_schedule(diffusion, steps=options.steps, eta=0.0)
+
+
+def build_network(
+    options: Options, *, half: bool, channels_last: bool, our_norms: bool = False, scale: Scale | None = None
+) -> Network:
+    """Batch 1, seed 0: the same weights and inputs at every call.
+
+    Args:
+        scale: another one than :func:`scale_of` says.
+    """
+    scale = scale or scale_of(options)
+    parts = {name: module.to(options.device) for name, module in random_modules(scale.config).items()}
+    noisy, condition = (torch.randn(1, c, scale.size_px, scale.size_px) for c in (3, 4))
+    schedule = schedule_of(scale.config, options)
     projections = parts["time_projection"](torch.from_numpy(schedule.t).float().to(options.device))
     denoiser: Any = parts["denoiser"]
     if our_norms:

@@ -17,6 +17,11 @@ pooling, sampler) is not counted: it is a floor.
   and the rest of the norm (two of three passes).
 - **stage 4 starts at the largest level**: if cuDNN does less than 250 TFLOP/s over the 3x3 convolutions there.
 - **Triton convolutions suffice without cuDNN**: if on every level they take at most 1 / 0.7 of cuDNN's time.
+
+And of the engine as it is:
+
+- **an image in 15 ms**: the better of its backends, whole loop, by events;
+- **ahead of torch.compile**: that beside the compiled loop in one graph, in the process of part ``compiled``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +44,9 @@ CONVOLUTIONS: Mapping[str, tuple[tuple[str, ...], bool]] = {
 }
 """Sums over the network: by which engines, and whether without bias and residual."""
 COMPILED = "loop, compiled, one graph"
+ENGINE, BESIDE = "image, whole loop", "loop, our engine"
+ENGINE_PARTS = ("plan_cudnn", "plan_triton")
+GOAL_MS = 15.0
 RIVALS = ("loop, one graph", "loop, one graph, our norms", COMPILED)
 
 
@@ -60,6 +68,8 @@ def decide(parts: Mapping[str, Row]) -> Row:
         "gaps_ms": gaps,
         "plan_ms": plan,
         "best_torch_ms": rival,
+        "engine_ms": _engine_ms(rows),
+        "compiled_over_engine": _ratios(rows),
         "tflops_3x3_by_height": {str(height): rate for height, rate in tflops.items()},
         "verdicts": [
             _stage_2(plan, rival),
@@ -67,6 +77,8 @@ def decide(parts: Mapping[str, Row]) -> Row:
             _prologue(rows),
             _stage_4(largest),
             _triton(rows),
+            _goal(rows),
+            _ahead(rows),
         ],
     }
 
@@ -103,6 +115,30 @@ def _prologue(rows: Mapping[str, Sequence[Row]]) -> Row:
     what = "the norm in the prologue is a trap, if it is slower on every level"
     gains = _gains(rows, PROLOGUE, saved=2 / 3)
     return _by_level(what, gains, all(gain <= 0 for gain in gains.values()))
+
+
+def _engine_ms(rows: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """The image by each backend of our engine that was timed."""
+    found = [row for name in ENGINE_PARTS for row in _with(rows.get(name, []), what=ENGINE)]
+    return {row["backend"]: row["p50_ms"] for row in found if "p50_ms" in row}
+
+
+def _ratios(rows: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """How many times as fast as torch.compile each backend of our engine is."""
+    found = _with(rows.get("compiled", []), what=BESIDE)
+    return {row["backend"]: row["compiled_over_ours"] for row in found if "compiled_over_ours" in row}
+
+
+def _goal(rows: Mapping[str, Sequence[Row]]) -> Row:
+    what, times = f"our engine makes an image in {GOAL_MS:.0f} ms", _engine_ms(rows)
+    told = ", ".join(f"{backend} {ms} ms" for backend, ms in times.items())
+    return _verdict(what, min(times.values()) <= GOAL_MS if times else None, told or "it is not measured")
+
+
+def _ahead(rows: Mapping[str, Sequence[Row]]) -> Row:
+    what, ratios = "our engine is ahead of torch.compile", _ratios(rows)
+    told = ", ".join(f"{backend} {ratio} times as fast" for backend, ratio in ratios.items())
+    return _verdict(what, max(ratios.values()) > 1 if ratios else None, told or "not both are measured in one process")
 
 
 def _by_level(what: str, gains: Mapping[int, float], value: bool) -> Row:

@@ -13,6 +13,7 @@ from rival_bench.scene import ETA, Scene, System
 from rival_bench.torch_systems import TorchRecipe, torch_system
 from saishiki.runtime.backends import open_backend, why_unavailable
 from saishiki.runtime.backends.onnxruntime import why_unavailable as why_no_onnxruntime
+from saishiki.runtime.backends.plans import BACKEND as PLANS
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
@@ -80,13 +81,19 @@ def _runtime(name: str, backend_device: str, precision: Precision) -> Open:
     return open_runtime
 
 
-def _with_engines(name: str) -> WhyNot:
+def _with_engines(name: str, built_for: str | None = None) -> WhyNot:
+    """The backend is there, and the bundle has engines for it, which it may call by another name."""
+
     def why_not(bundle: Bundle, device: str) -> str | None:
         engines = {engine.backend for module in bundle.manifest.modules.values() for engine in module.engines}
         problem = why_unavailable(name)
-        return problem or (None if name in engines else f"the bundle has no engines of {name}")
+        return problem or (None if (built_for or name) in engines else f"the bundle has no engines of {name}")
 
     return why_not
+
+
+def _with_plans(name: str) -> WhyNot:
+    return _with_engines(name, built_for=PLANS)
 
 
 SDPA = "+ SDPA attention"
@@ -118,6 +125,10 @@ ENTRIES = (
         _runtime("onnxruntime", "cuda", "fp16"),
         lambda bundle, device: why_no_onnxruntime(cuda=True),
     ),
+    Entry(
+        "our plans, cuDNN and Triton fp16", "fp16", _runtime("cuda-cudnn", "cuda", "fp16"), _with_plans("cuda-cudnn")
+    ),
+    Entry("our plans, Triton alone fp16", "fp16", _runtime("cuda-triton", "cuda", "fp16"), _with_plans("cuda-triton")),
     Entry("TensorRT for RTX, fp16", "fp16", _runtime("tensorrt-rtx", "cuda", "fp16"), _with_engines("tensorrt-rtx")),
     Entry("TensorRT, fp16", "fp16", _runtime("tensorrt", "cuda", "fp16"), _with_engines("tensorrt")),
 )

@@ -1,5 +1,6 @@
 """The backend ``cuda``: plans of our own engine on a GPU, by the kernels that ``runtime/cubins`` ships."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from saishiki.runtime.backends.cudnn import (
 )
 from saishiki.runtime.backends.device import InputUse, Memory
 from saishiki.runtime.backends.on_device import DeviceBackend, DeviceModule
+from saishiki.runtime.backends.op_times import time_ops
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights
 from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu
 from saishiki.runtime.backends.plans import LoadedPlan, find_plan, load_plan
@@ -28,8 +30,9 @@ from saishiki.runtime.backends.protocol import Module
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
 from saishiki.runtime.manifest import EngineEntry, Precision
-from saishiki.runtime.plan.ops import OpBackend
-from saishiki.runtime.signature import Sizes
+from saishiki.runtime.plan import Plan
+from saishiki.runtime.plan.ops import AnyOp, OpBackend
+from saishiki.runtime.signature import Array, Sizes
 
 
 def open_cuda(name: str, device: int) -> "CudaBackend":
@@ -115,6 +118,19 @@ class PlannedModule(DeviceModule):
         execution.enqueue({})
         device.synchronize()
         return execution
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs."""
+        return self._loaded.plan
+
+    def ops_ms(self, **inputs: Array) -> Mapping[AnyOp, tuple[float, ...]]:
+        """Device time of each operation alone, as :func:`~saishiki.runtime.backends.op_times.time_ops` takes it."""
+        sizes = self.signature.sizes_from_arrays(inputs)
+        with self._backend.working():
+            execution = self._uploaded(inputs, sizes)
+            assert isinstance(execution, PlanExecution)
+            return time_ops(self._backend.device, execution)
 
     def close(self) -> None:
         """Frees graphs and memory."""

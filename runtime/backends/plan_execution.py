@@ -141,6 +141,10 @@ class PlanExecution:
         """Its operations in the order of a first run."""
         return (*self._constant, *self._changed)
 
+    def enqueue_op(self, op: AnyOp) -> None:
+        """Enqueues one of :attr:`ops` alone, with all tensors in :attr:`memory`."""
+        self._enqueue((op,), {})
+
     def _enqueue(self, ops: tuple[AnyOp, ...], addresses: Mapping[str, int]) -> None:
         address = self.address(addresses)
         for op in ops:

@@ -47,12 +47,15 @@ class LoadedPlan:
     weights: Mapping[str, Array]
 
 
+def read_plan(bundle: Bundle, module: str, precision: Precision) -> Plan:
+    """A module's plan without its weights; raises as :func:`load_plan` does."""
+    path = bundle.file(find_plan(bundle, module, precision).file)
+    return plan_from_json(path.read_bytes(), source=str(path), signature=bundle.module(module).signature)
+
+
 def load_plan(bundle: Bundle, module: str, precision: Precision) -> LoadedPlan:
     """Reads a module's plan; raises ``BundleError`` where a file is missing, damaged or of another version."""
-    engine = find_plan(bundle, module, precision)
-    path = bundle.file(engine.file)
-    signature = bundle.module(module).signature
-    plan = plan_from_json(path.read_bytes(), source=str(path), signature=signature)
+    engine, plan = find_plan(bundle, module, precision), read_plan(bundle, module, precision)
     if engine.weights is None:
         raise BundleError(f"{bundle.path}: the plan of {module} has no file of weights; export again")
     stored = StoredVectors(bundle.file(engine.weights))
@@ -62,4 +65,4 @@ def load_plan(bundle: Bundle, module: str, precision: Precision) -> LoadedPlan:
             raise BundleError(
                 f"{bundle.path}: {engine.weights.path} lacks {module}/{name} as the plan has it; export again"
             )
-    return LoadedPlan(plan, signature, weights)
+    return LoadedPlan(plan, bundle.module(module).signature, weights)

@@ -8,6 +8,8 @@ import numpy as np
 
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
+from saishiki.runtime.plan import Plan
+from saishiki.runtime.plan.ops import AnyOp
 from saishiki.runtime.samplers import Solver
 from saishiki.runtime.signature import Array, Signature
 
@@ -166,4 +168,18 @@ class TimesItself(Protocol):
 
     def device_ms(self, **inputs: Array) -> float:
         """Runs once: device time in milliseconds, without copies from and to the host."""
+        ...
+
+
+@runtime_checkable
+class TimesOps(Protocol):
+    """A module that runs a plan, and can tell how long each of its operations takes."""
+
+    @property
+    def plan(self) -> Plan:
+        """As it is run here, which need not be as it is written."""
+        ...
+
+    def ops_ms(self, **inputs: Array) -> Mapping[AnyOp, tuple[float, ...]]:
+        """Device time of each operation alone, in milliseconds: some samples."""
         ...

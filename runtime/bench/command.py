@@ -14,7 +14,7 @@ from saishiki.runtime.bench.plot import check_plot, write_plot
 from saishiki.runtime.bench.runners import Chosen, runners_here, runners_named
 from saishiki.runtime.bench.schema import Report, json_from_report, read_report
 from saishiki.runtime.bench.session import identity_of, run_bench
-from saishiki.runtime.bench.tables import tables_of
+from saishiki.runtime.bench.tables import plan_tables_of, tables_of
 from saishiki.runtime.bench.target import TargetCheck, check_target
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.cli_errors import exit_on_error
@@ -86,7 +86,7 @@ def _earlier(path: Path, bundle: Bundle, chosen: Chosen, *, quick: bool) -> Repo
 
 
 def _print(console: Console, report: Report) -> None:
-    for table in tables_of(report):
+    for table in (*tables_of(report), *plan_tables_of(report)):
         console.print(table)
     for place, reason in report.skipped.items():
         console.print(f"not measured: {place}: {reason}", markup=False, highlight=False, soft_wrap=True)

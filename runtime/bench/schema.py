@@ -89,8 +89,49 @@ class Stability:
 
 
 @dataclass(frozen=True)
+class PlannedOp:
+    """One operation of a plan: what it touches besides weights, what it costs, and how long it takes.
+
+    Args:
+        modelled_us: by GPU, in microseconds: a model, not a measurement.
+        samples_us: of the operation alone, by device events; empty where nothing ran it.
+    """
+
+    kind: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    flops: int
+    bytes: int
+    modelled_us: Mapping[str, float]
+    samples_us: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A module's plan at sizes that the bundle is tuned for.
+
+    Args:
+        sha256: of the plan's file.
+        arena_bytes: what its buffers take, laid out so that they share memory; no layout takes less than
+            ``arena_least_bytes``.
+    """
+
+    module: str
+    sha256: str
+    dtype: str
+    sizes: Mapping[str, int]
+    arena_bytes: int
+    arena_least_bytes: int
+    ops: tuple[PlannedOp, ...]
+
+
+@dataclass(frozen=True)
 class RunnerResult:
-    """All rows of one backend on one device in one precision, and the parity it passed first."""
+    """All rows of one backend on one device in one precision, and the parity it passed first.
+
+    Args:
+        plans: of each module that runs by one, as it is run here; empty for backends that run none.
+    """
 
     backend: str
     device: str
@@ -99,6 +140,7 @@ class RunnerResult:
     rows: tuple[Row, ...]
     memory: Memory
     stability: Stability
+    plans: tuple[PlanResult, ...] = ()
 
     @property
     def name(self) -> str:
@@ -165,6 +207,7 @@ class Report:
         quick: a smoke run: few samples and few steps, which nothing should be concluded from.
         skipped: why a backend was not measured.
         notes: what weakens the figures, in words; empty where nothing does.
+        plans: of the bundle's modules, as they are written; nothing ran these.
     """
 
     schema_version: int
@@ -176,6 +219,7 @@ class Report:
     runners: tuple[RunnerResult, ...]
     skipped: Mapping[str, str]
     notes: tuple[str, ...]
+    plans: tuple[PlanResult, ...] = ()
 
 
 def json_from_report(report: Report) -> bytes:

@@ -16,6 +16,7 @@ from saishiki.runtime.bench.measure import Seconds
 from saishiki.runtime.bench.memory import gpu_bytes_used, memory_of
 from saishiki.runtime.bench.modules import module_rows
 from saishiki.runtime.bench.notes import notes_on
+from saishiki.runtime.bench.ops import plan_results, planned_modules, timed_plans
 from saishiki.runtime.bench.plan import Plan
 from saishiki.runtime.bench.runners import Chosen, Runner
 from saishiki.runtime.bench.schema import SCHEMA_VERSION, BundleIdentity, Report, Row, RunnerResult, Stability
@@ -57,6 +58,7 @@ def run_bench(bundle: Bundle, chosen: Chosen, plan: Plan, say: Say, *, clock: Se
         runners=tuple(results),
         skipped={**chosen.skipped, **late},
         notes=(),
+        plans=tuple(result for module in planned_modules(bundle) for result in plan_results(bundle, module)),
     )
     return replace(report, notes=notes_on(report))
 
@@ -114,15 +116,15 @@ def _measured(bundle: Bundle, runner: Runner, parity: Certificate, plan: Plan, s
         gpu_bytes = _difference(gpu_bytes_used(runner), before)
         say(f"{runner}: modules")
         modules = module_rows(watched.modules, bundle.manifest.profiles, plan)
+        plans = timed_plans(bundle, watched.modules)
         say(f"{runner}: batches and callers")
         throughput = batch_rows(colorizer, task, plan) + caller_rows(colorizer, task, plan)
         say(f"{runner}: one image again")
         again = image_again_row(colorizer, watched, task, plan)
         memory = memory_of(bundle, watched, runner.precision, peak_rss_bytes=cold.peak_rss_bytes, gpu_bytes=gpu_bytes)
     rows = (*images, again, *modules, *throughput, *loads, *cold.rows)
-    return RunnerResult(
-        runner.backend, runner.device, runner.precision, parity, rows, memory, stability_of(images[0], again)
-    )
+    stability = stability_of(images[0], again)
+    return RunnerResult(runner.backend, runner.device, runner.precision, parity, rows, memory, stability, plans)
 
 
 def _difference(after: int | None, before: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""A report for people: one table per runner, and the notes."""
+"""A report for people: one table per runner, and one per plan."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from saishiki.runtime.bench.schema import Memory, Report, Row, RunnerResult
+from saishiki.runtime.bench.schema import Memory, PlanResult, Report, Row, RunnerResult
+from saishiki.runtime.plan_tables import plan_table
 from saishiki.runtime.signature import Sizes
 
 _SHAPE = ("batch", "height", "width")
@@ -15,6 +16,16 @@ _SHAPE = ("batch", "height", "width")
 def tables_of(report: Report) -> Iterator[Table]:
     """A table for each runner."""
     return (_table(runner) for runner in report.runners)
+
+
+def plan_tables_of(report: Report) -> Iterator[Table]:
+    """A table for each plan, by kinds of launches: as each runner took it, else as it is modelled."""
+    shown: list[tuple[PlanResult, str | None]] = [
+        (plan, runner.name) for runner in report.runners for plan in runner.plans
+    ]
+    timed = {plan.module for plan, _ in shown}
+    shown = [*((plan, None) for plan in report.plans if plan.module not in timed), *shown]
+    return (plan_table(plan, by_kind=True, runner=runner) for plan, runner in shown)
 
 
 def _table(runner: RunnerResult) -> Table:

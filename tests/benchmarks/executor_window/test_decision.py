@@ -157,3 +157,21 @@ def test_decide_says_the_same_of_results_that_were_saved() -> None:
     parts = _parts()
     parts["window_norms"]["rows"][0]["bytes_by_height"] = {256: 6000, 32: 2000}
     assert decide(json.loads(json.dumps(parts))) == decide(copy.deepcopy(parts))
+
+
+def test_decide_of_our_engine_by_its_better_backend() -> None:
+    def image(backend: str, ms: float) -> dict[str, Any]:
+        return {"rows": [{"what": "image, whole loop", "backend": backend, "p50_ms": ms}]}
+
+    def beside(backend: str, ratio: float) -> dict[str, Any]:
+        return {"what": "loop, our engine", "backend": backend, "compiled_over_ours": ratio}
+
+    parts = {"plan_cudnn": image("cuda-cudnn", 9.5), "plan_triton": image("cuda-triton", 16.0)}
+    parts["compiled"] = {"rows": [beside("cuda-cudnn", 1.2), beside("cuda-triton", 0.7)]}
+    decision = decide(parts)
+    assert decision["engine_ms"] == {"cuda-cudnn": 9.5, "cuda-triton": 16.0}
+    assert decision["compiled_over_engine"] == {"cuda-cudnn": 1.2, "cuda-triton": 0.7}
+    assert [verdict["value"] for verdict in decision["verdicts"][-2:]] == [True, True]
+    assert "cuda-triton 16.0 ms" in decision["verdicts"][-2]["why"]
+    slow = {**parts, "plan_cudnn": image("cuda-cudnn", 15.1), "compiled": {"rows": [beside("cuda-cudnn", 0.99)]}}
+    assert [verdict["value"] for verdict in decide(slow)["verdicts"][-2:]] == [False, False]

@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,10 +17,26 @@ from saishiki.models.animediffusion import AnimeDiffusion
 from saishiki.runtime import Colorizer
 from saishiki.runtime.backends import open_backend
 from saishiki.runtime.backends.cuda_backend import CudaBackend
+from saishiki.runtime.backends.plans import read_plan
 from saishiki.runtime.backends.protocol import no_progress
+from saishiki.runtime.bench import session
+from saishiki.runtime.bench.environment import describe_environment
+from saishiki.runtime.bench.ops import timed_plans
+from saishiki.runtime.bench.plan import QUICK
+from saishiki.runtime.bench.runners import Chosen, Runner
+from saishiki.runtime.bench.schema import (
+    SCHEMA_VERSION,
+    Memory,
+    Report,
+    RunnerResult,
+    Stability,
+    json_from_report,
+)
+from saishiki.runtime.bench.tables import plan_tables_of
 from saishiki.runtime.bundle import Bundle, sha256_of_file
 from saishiki.runtime.cli import main
 from saishiki.runtime.errors import BackendError, BundleError
+from saishiki.runtime.manifest import Certificate
 from saishiki.runtime.noise import Noise
 from saishiki.runtime.parity import measure, psnr_db
 from saishiki.runtime.pipelines import AnimeDiffusionPipeline, Sampling
@@ -284,6 +301,101 @@ def test_inspect_refuses_half_a_gpu(planned, options, message):
     result = run("inspect", planned, *options)
     assert result.exit_code == 2
     assert message in result.output
+
+
+class Told:
+    """A module that tells what its operations take: as many microseconds as they have predecessors and pixels."""
+
+    def __init__(self, bundle):
+        self.signature = bundle.module("denoiser").signature
+        plan = read_plan(bundle, "denoiser", "fp16")
+        self.plan = msgspec.structs.replace(plan, ops=plan.ops[:9])  # a plan may be run by fewer launches
+
+    def ops_ms(self, *, noisy, **_):
+        return {op: (1e-3 * place, 2.0, 0.0) for place, op in enumerate(self.plan.ops, start=noisy.shape[2])}
+
+
+@pytest.fixture
+def report(planned):
+    """Of a run on a GPU."""
+    bundle = Bundle.open(planned)
+    plans = timed_plans(bundle, {"denoiser": Told(bundle), "time_projection": object()})
+    runner = RunnerResult(
+        backend="cuda-triton",
+        device="cuda",
+        precision="fp16",
+        parity=Certificate("passed", "cuda", {}, (), ()),
+        rows=(),
+        memory=Memory(1, None, None, None),
+        stability=Stability(1.0, 1.0, 0.0, 0.1, agree=True),
+        plans=plans,
+    )
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        started="",
+        seconds=1.0,
+        quick=False,
+        bundle=session.identity_of(bundle),
+        environment=describe_environment(),
+        runners=(runner,),
+        skipped={},
+        notes=(),
+    )
+
+
+def test_a_report_has_the_times_of_operations_as_they_ran(report):
+    (runner,) = report.runners
+    assert [(plan.module, plan.sizes["height"]) for plan in runner.plans] == [("denoiser", 8), ("denoiser", 16)]
+    for plan in runner.plans:
+        size = plan.sizes["height"]
+        assert [op.samples_us for op in plan.ops] == [pytest.approx((size + place, 2000.0, 0.0)) for place in range(9)]
+        assert all(us > 1 for op in plan.ops for us in op.modelled_us.values())
+
+
+@pytest.mark.parametrize("module", [None, "denoiser"])
+def test_inspect_puts_measured_times_beside_modelled_ones(planned, report, module, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_bytes(json_from_report(report))
+    result = run("inspect", planned, "--plan", *filter(None, [module]), "--measured", path)
+    assert result.exit_code == 0, result.output
+    totals = [line.split("│")[1:-1] for line in result.output.splitlines() if line.startswith("│ all")]
+    assert [cells[-1].strip() for cells in totals] == [f"{9 * size + 36:.1f}" for size in (8, 16)]
+    modelled = [sum(op.modelled_us["H200"] for op in plan.ops) for plan in report.runners[0].plans]
+    assert [cells[3].strip() for cells in totals] == [f"{us:.1f}" for us in modelled]
+
+
+def test_inspect_refuses_times_of_other_plans(planned, report, tmp_path):
+    path, (runner,) = tmp_path / "report.json", report.runners
+    others = tuple(replace(plan, sha256="0" * 64) for plan in runner.plans)
+    for plans in ((), others):
+        path.write_bytes(json_from_report(replace(report, runners=(replace(runner, plans=plans),))))
+        result = run("inspect", planned, "--plan", "denoiser", "--measured", path)
+        assert result.exit_code == 1
+        assert "it has no times of the plans of denoiser" in result.output
+    result = run("inspect", planned, "--measured", path)
+    assert result.exit_code == 2
+    assert "give --plan too" in result.output
+    result = run("inspect", planned, "--plan", "--measured", path, "--library", "triton", "--target", "sm89")
+    assert result.exit_code == 2
+    assert "leave --library and --target out" in result.output
+
+
+def test_a_benchmark_models_every_plan_and_shows_what_ran_instead(planned, report, monkeypatch):
+    monkeypatch.setattr(session, "_parity", lambda *_: None)
+    monkeypatch.setattr(session, "_measured", lambda *_: replace(report.runners[0], plans=()))
+    chosen = Chosen((Runner("onnxruntime", "cpu", "fp32"),), {}, named=True)
+    modelled = session.run_bench(Bundle.open(planned), chosen, QUICK, lambda text: None)
+    assert [plan.module for plan in modelled.plans] == ["time_projection"] + ["denoiser"] * 2
+    assert [_last_column(table) for table in plan_tables_of(modelled)] == ["RTX 4090, µs"] * 3
+    both = replace(modelled, runners=report.runners)
+    assert [_last_column(table) for table in plan_tables_of(both)] == [
+        "RTX 4090, µs",
+        *["cuda-triton:cuda:fp16, µs"] * 2,
+    ]
+
+
+def _last_column(table):
+    return table.columns[-1].header
 
 
 def test_inspect_refuses_a_module_without_a_plan(planned):

@@ -16,9 +16,11 @@ from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa:
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
 from saishiki.runtime.backends.convolution_tiles import NORM_TARGETS  # noqa: E402
 from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
+from saishiki.runtime.backends.cuda_backend import CudaBackend, PlannedModule  # noqa: E402
 from saishiki.runtime.backends.cudnn import CudnnPart, Planner  # noqa: E402
 from saishiki.runtime.backends.device import InputUse  # noqa: E402
 from saishiki.runtime.backends.launches import launches_of  # noqa: E402
+from saishiki.runtime.backends.op_times import REPLAYS  # noqa: E402
 from saishiki.runtime.backends.plan_execution import PlanExecution, upload_weights  # noqa: E402
 from saishiki.runtime.backends.plan_on_gpu import plan_on_gpu  # noqa: E402
 from saishiki.runtime.backends.plans import LoadedPlan  # noqa: E402
@@ -164,6 +166,14 @@ def test_every_launch_has_a_cubin_for_every_gpu(loaded, target):
     folded = sum("convolution_norm_" in name for name in device.launched)
     assert len(loaded.plan.ops) - len(own.plan.ops) == folded
     assert (folded > 0) == (target in NORM_TARGETS)
+
+
+def test_a_module_tells_the_time_of_each_operation(loaded, inputs):
+    backend = CudaBackend(InterpretedDevice(runs=False))
+    module = PlannedModule(backend, loaded)
+    times = module.ops_ms(**inputs)
+    assert list(times) == list(module.plan.ops)
+    assert set(times.values()) == {(1.0,) * REPLAYS}
 
 
 def test_a_misplaced_tensor_is_noticed(loaded):

@@ -18,6 +18,8 @@ DESCRIBED = (
     schema.Environment,
     schema.GpuState,
     schema.RunnerResult,
+    schema.PlanResult,
+    schema.PlannedOp,
     schema.Row,
     schema.Memory,
     schema.Stability,
