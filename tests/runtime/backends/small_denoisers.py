@@ -20,8 +20,7 @@ from saishiki.runtime.pipelines.colorizediffusion import DenoiserVariant, Genera
 from saishiki.runtime.signature import Array, Sizes  # noqa: E402
 from tests.models.colorizediffusion.small_networks import INNER, randomized, small_config  # noqa: E402
 
-TRACED: Sizes = {"batch": 2, "height": 32, "width": 48}
-SIZES: Sizes = {"batch": 2, "height": 16, "width": 24}
+SIZES: Sizes = {"batch": 2, "height": 32, "width": 48}
 GROUPS = 8
 """Of norms: as many channels in each as the kernels of norms read at a time."""
 HINTED_BLOCKS = (0, 1)
@@ -36,7 +35,7 @@ def small_denoiser(generation: Generation, variant: DenoiserVariant) -> LoadedPl
         patch.setattr(unet, "HINTED_BLOCKS", HINTED_BLOCKS)
         # The prefix ends behind the encoder's first transformer, and this encoder has none.
         denoiser = Denoiser(randomized(UNet(config)), variant, DenoiserHoists(prefix=False))
-        model = half_graph(trace(denoiser, denoiser.signature, TRACED), keep_fp32=())
+        model = half_graph(trace(denoiser, denoiser.signature, SIZES), keep_fp32=())
     for rewrite in PASSES:
         rewrite(model, denoiser.signature)
     lowered = lower_model(model, denoiser.signature, "fp16")
