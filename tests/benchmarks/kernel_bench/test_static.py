@@ -104,11 +104,11 @@ def test_masks_are_what_their_names_say(case: Any) -> None:
 
 def test_a_kernel_of_some_targets_has_dashes_for_the_others(report: Any) -> None:
     rows = [row for row in report["cubins"] if row["name"] == "convolution_norm_128x128_fp16"]
-    assert {row["target"] for row in rows} == {"sm80", "sm86", "sm89", "sm120"}
+    assert {row["target"] for row in rows} == {"sm80", "sm86", "sm89"}
     text = with_figures(README.read_text(), report)
     (line,) = (line for line in text.splitlines() if line.startswith("| `convolution_norm_128x128_fp16` |"))
     registers = [str(row["registers"]) for row in rows]
-    assert " / ".join([*registers[:3], "-", *registers[3:]]) in line
+    assert " / ".join([*registers, "-", "-"]) in line
     assert line.endswith("| none |")
 
 
