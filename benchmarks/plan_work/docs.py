@@ -17,12 +17,18 @@ Result = Mapping[str, Any]
 
 def with_figures(text: str, result: Result) -> str:
     """The page's text with the result's figures between the marks."""
-    return _MARKED.sub(lambda found: f"{found[1]}\n{table(result)}\n{found[2]}", text)
+    return _MARKED.sub(lambda found: f"{found[1]}{commits(result)}\n\n{table(result)}\n{found[2]}", text)
 
 
 def rewrite_docs(result: Result) -> None:
     """Puts the result's figures into the page."""
     DOCS.write_text(with_figures(DOCS.read_text(), result))
+
+
+def commits(result: Result) -> str:
+    """A sentence that says which code was counted."""
+    counted = (f"{family} at `{of['environment']['commit']}`" for family, of in result["families"].items())
+    return f"Counted: {', '.join(counted)}."
 
 
 def table(result: Result) -> str:
