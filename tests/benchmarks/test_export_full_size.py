@@ -57,7 +57,7 @@ def test_main_exports_all_modules_of_colorizediffusion_twice(tmp_path: Path, mon
     caches = {cache for _, cache, _ in asked}
     assert [(bundle.name, given) for bundle, _, given in asked] == [
         ("full.saishiki", options),
-        ("again.saishiki", options),
+        ("full.saishiki", (*options, "--overwrite")),
     ]
     assert len(caches) == 1
 
