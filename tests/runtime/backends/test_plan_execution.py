@@ -1,6 +1,6 @@
 import ctypes
-from functools import partial
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from saishiki.export.plan import lower_model  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
 from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
-from saishiki.runtime.backends.convolution_tiles import NORM_TARGETS  # noqa: E402
 from saishiki.runtime.backends import cuda_backend  # noqa: E402
+from saishiki.runtime.backends.convolution_tiles import NORM_TARGETS  # noqa: E402
 from saishiki.runtime.backends.cuda import CudaDevice  # noqa: E402
 from saishiki.runtime.backends.cuda_backend import CudaBackend, PlannedModule  # noqa: E402
 from saishiki.runtime.backends.cudnn import CudnnPart, Planner  # noqa: E402
