@@ -26,7 +26,7 @@ from saishiki.runtime.samplers.animediffusion import ddim_solver
 from saishiki.runtime.signature import Array
 
 BUDGET = 3e-2
-"""Of the image, as for fp16 in torch (``animediffusion.py``)."""
+"""Of a step and of the image, as for fp16 in torch (``animediffusion.py``)."""
 GOAL_MS, STRETCH_MS, HOST_GOAL_US = 15.0, 8.0, 100.0
 RUNS, IMAGES = 100, 1000
 GROWTH_BYTES = {"gpu": 0, "host": 16 << 20}
@@ -87,11 +87,15 @@ def loop_of(network: Network, options: Options) -> DenoisingLoop:
 
 
 def images(name: str, options: Options) -> Iterator[Row]:
-    """The rows of one backend; after a wrong image there are no others."""
+    """The rows of one backend; after a wrong step or image there are no others."""
     prepare_inference(options)
     network = build_network(options, half=False, channels_last=False, scale=animediffusion_scale(options))
     truth = network.sample()
     with open_engine(name, options, network) as engine:
+        row = first_step(engine, network.predict())
+        yield {"backend": name, **row}
+        if row.get("red"):
+            return
         row, image = first_image(engine, truth, options)
         yield {"backend": name, **row}
         if row.get("red"):
@@ -101,6 +105,15 @@ def images(name: str, options: Options) -> Iterator[Row]:
         yield {"backend": name, **launches(runs, options)}
         yield {"backend": name, "what": "image, whole loop", "steps": options.steps, **image_times(runs, options)}
         yield {"backend": name, **growth(engine, options)}
+
+
+def first_step(engine: Engine, truth: Any) -> Row:
+    """The prediction of the first step against torch in fp32: an image shows little of it where it is clamped."""
+    inputs = {engine.loop.state: engine.loop.x, **engine.loop.inputs(0)}
+    (prediction,) = engine.module(**inputs).values()
+    error = relative_error(torch.from_numpy(prediction), truth.cpu())
+    red = {} if error <= BUDGET else {"red": True}
+    return {"what": "step against torch fp32", "error": error, "budget": BUDGET, **red}
 
 
 def first_image(engine: Engine, truth: Any, options: Options) -> tuple[Row, Array]:

@@ -25,9 +25,10 @@ def convolution_launches(op: Convolution, extents: Extents, address: Address, sm
     bias_shape = extents.shape(op.bias)
     bias = address(op.bias) + op.bias_offset * HALF_BYTES
     if op.from_images:
-        if len(bias_shape) == 2 or op.norm:
+        if len(bias_shape) == 2 or op.norm or op.residual:
             raise BackendError(
-                "no kernel reads images and normalises them or adds a vector of the step; use another backend"
+                "no kernel reads images and normalises them, or adds a residual or a vector of the step; "
+                "use another backend"
             )
         each = [(address(name), extents.shape(name)[1]) for name in op.x]
         images = Images(*(value for pair in each for value in pair))

@@ -48,7 +48,7 @@ def _parts() -> dict[str, Any]:
 
 def _verdicts(parts: dict[str, Any]) -> dict[str, Any]:
     decision = decide(parts)
-    names = ("stage 2", "stage 3a", "prologue", "stage 4", "triton")
+    names = ("stage 2", "stage 3a", "prologue", "stage 4", "triton", "goal", "ahead")
     return {name: verdict["value"] for name, verdict in zip(names, decision["verdicts"], strict=True)}
 
 

@@ -47,11 +47,12 @@ def test_another_norm_is_seen(change):
         assert_near(got, computed(OP, operands(), nothing), floor=2.0**-12)
 
 
-def test_images_of_the_interface_are_not_normalised():
+def test_images_of_the_interface_are_read_without_norm_and_residual():
     known = extents(
         **{name: (array.shape, str(array.dtype)) for name, array in operands().items()}, y=(OUT["y"], "float16")
     )
-    with pytest.raises(BackendError, match="no kernel reads images and normalises them or adds a vector"):
-        launches_of(replace(OP, from_images=True), known, lambda name: 0, sms=1)
+    for change in ({"residual": None}, {"norm": None}):
+        with pytest.raises(BackendError, match="no kernel reads images and normalises them, or adds a residual"):
+            launches_of(replace(OP, from_images=True, **change), known, lambda name: 0, sms=1)
     with pytest.raises(ValueError, match="without residual and norm"):
         launches_of(replace(OP, to_image=True, residual=None), known, lambda name: 0, sms=1)
