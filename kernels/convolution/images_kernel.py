@@ -8,7 +8,8 @@ A launch without torch: :func:`saishiki.runtime.backends.convolution_kernel.from
 - x: (B, ``channels_x``, ``height``, ``width``) fp32, x2 alike with ``channels_x2``, behind x's; null where it has none.
 - w: (K, ``taps_r``, ``taps_s``, C) with C, ``channel_units * CHANNEL_UNIT``, at most BLOCK_K; what lies behind the
   images' own channels is read and must be finite.
-- out: (B, ``out_height``, ``out_width``, K), bias: (K,), in w's dtype, which x is rounded to.
+- residual (null where ``has_residual`` is 0) and out: (B, ``out_height``, ``out_width``, K), bias: (K,), in w's dtype,
+  which x is rounded to.
 """
 
 # ruff: noqa: N803
@@ -25,7 +26,7 @@ from saishiki.kernels.rounding import rounded
 @triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=[
         *("channels_x", "channels_x2", "batch", "height", "width", "channel_units", "out_height", "out_width"),
-        *("filter_units", "taps_r", "taps_s", "stride", "pad_top", "pad_left"),
+        *("filter_units", "taps_r", "taps_s", "stride", "pad_top", "pad_left", "has_residual"),
     ]
 )
 def _from_images_kernel(  # type: ignore[no-untyped-def]
@@ -33,6 +34,7 @@ def _from_images_kernel(  # type: ignore[no-untyped-def]
     x2_ptr,
     w_ptr,
     bias_ptr,
+    residual_ptr,
     out_ptr,
     channels_x,
     channels_x2,
@@ -48,6 +50,7 @@ def _from_images_kernel(  # type: ignore[no-untyped-def]
     stride,
     pad_top,
     pad_left,
+    has_residual,
     CHANNEL_UNIT: tl.constexpr,
     FILTER_UNIT: tl.constexpr,
     IN_FP32: tl.constexpr,
@@ -83,4 +86,9 @@ def _from_images_kernel(  # type: ignore[no-untyped-def]
         r, s, start = next_step(r, s, start, channels, taps_s, BLOCK_K)
 
     out_pixels = out_height * out_width
-    store_nhwc(acc, bias_ptr, out_ptr, out_ptr, b, p, n, out_pixels, filters, filters, filters, 1, 0, 0, IN_FP32)
+    # fmt: off
+    store_nhwc(
+        acc, bias_ptr, residual_ptr, out_ptr, b, p, n, out_pixels, filters, filters, filters, 1, 0, has_residual,
+        IN_FP32,
+    )
+    # fmt: on

@@ -55,7 +55,14 @@ def run_to_image(
 
 
 def run_from_images(
-    shape: ConvolutionShape, x: Tensor, x2: Tensor | None, weight: Tensor, bias: Tensor, *, tile: Tile | None = None
+    shape: ConvolutionShape,
+    x: Tensor,
+    x2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    residual: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> Tensor:
     """(B, K, H', W') in channels_last and the weight's dtype."""
     out = torch.empty(_out_shape(shape), dtype=weight.dtype, device=x.device, memory_format=torch.channels_last)
@@ -66,10 +73,12 @@ def run_from_images(
         x2_ptr=x if x2 is None else x2,
         w_ptr=weight,
         bias_ptr=bias,
+        residual_ptr=out if residual is None else residual,
         out_ptr=out,
         channels_x=x.shape[1],
         channels_x2=0 if x2 is None else x2.shape[1],
         **sizes(shape, **units),
+        has_residual=int(residual is not None),
         **_constants(units, tile, weight.dtype),
     )
     return out

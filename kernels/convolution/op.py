@@ -43,8 +43,7 @@ def convolution(
     _check_image("x", x, x.shape, FLOATS, x.device)
     _check_parameters(weight, bias, x.shape[1], x.dtype, x)
     if residual is not None:
-        expected = (shape.batch, shape.filters, shape.out_height, shape.out_width)
-        _check_image("residual", residual, expected, (x.dtype,), x.device)
+        _check_residual(residual, shape, x.dtype, x)
     if norm is not None:
         _check_norm(norm, x)
     arrays = (None, None, None) if norm is None else (norm.statistics, norm.weight, norm.bias)
@@ -61,6 +60,7 @@ def convolution_from_images(
     x2: Tensor | None = None,
     stride: int = 1,
     padding: Sequence[int] = (0, 0, 0, 0),
+    residual: Tensor | None = None,
 ) -> Tensor:
     """(B, K, H', W') in channels_last and the weight's dtype: :func:`convolution` of fp32 images rounded to that dtype.
 
@@ -69,20 +69,23 @@ def convolution_from_images(
         weight: (K, C1 + C2, R, S) fp16 or bf16, channels_last; C1 + C2 at most 16.
         bias: (K,), as the weight.
         x2: (B, C2, H, W), as x: channels behind x's.
+        residual: (B, K, H', W') in channels_last, as the weight.
 
     Raises as :func:`convolution` does.
     """
     channels = x.shape[1] + (0 if x2 is None else x2.shape[1])
     if channels > MAX_IMAGE_CHANNELS:
         raise ValueError(f"expected images of at most {MAX_IMAGE_CHANNELS} channels together, got {channels}")
-    _shape_of((x.shape[0], channels, *x.shape[2:]), weight, stride, padding)
+    shape = _shape_of((x.shape[0], channels, *x.shape[2:]), weight, stride, padding)
     check_tensor("x", x, x.shape, (torch.float32,), x.device)
     if x2 is not None:
         check_tensor("x2", x2, (x.shape[0], x2.shape[1], *x.shape[2:]), (torch.float32,), x.device)
     if weight.dtype not in (torch.float16, torch.bfloat16):
         raise TypeError(f"expected weight in torch.float16 or torch.bfloat16, got {weight.dtype}")
     _check_parameters(weight, bias, channels, weight.dtype, x, per_image=False)
-    result: Tensor = _from_images_op(x, x2, weight, bias, stride, list(padding))
+    if residual is not None:
+        _check_residual(residual, shape, weight.dtype, x)
+    result: Tensor = _from_images_op(x, x2, weight, bias, stride, list(padding), residual)
     return result
 
 
@@ -122,6 +125,11 @@ def _check_image(
         raise ValueError(f"{name} is not channels_last; call .contiguous(memory_format=torch.channels_last)")
     nhwc = image.permute(0, 2, 3, 1)
     check_tensor(name, nhwc, nhwc.shape, dtypes, device)
+
+
+def _check_residual(residual: Tensor, shape: ConvolutionShape, dtype: torch.dtype, x: Tensor) -> None:
+    expected = (shape.batch, shape.filters, shape.out_height, shape.out_width)
+    _check_image("residual", residual, expected, (dtype,), x.device)
 
 
 def _check_parameters(
@@ -167,10 +175,16 @@ def _run(
 
 
 def _run_from_images(
-    x: Tensor, x2: Tensor | None, weight: Tensor, bias: Tensor, stride: int, padding: list[int]
+    x: Tensor,
+    x2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: list[int],
+    residual: Tensor | None,
 ) -> Tensor:
     shape = _shape_of((x.shape[0], weight.shape[1], *x.shape[2:]), weight, stride, padding)
-    return run_from_images(shape, x, x2, weight, bias)
+    return run_from_images(shape, x, x2, weight, bias, residual=residual)
 
 
 def _run_to_image(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: list[int]) -> Tensor:
@@ -203,7 +217,13 @@ def _fake(
 
 
 def _fake_from_images(
-    x: Tensor, x2: Tensor | None, weight: Tensor, bias: Tensor, stride: int, padding: list[int]
+    x: Tensor,
+    x2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: list[int],
+    residual: Tensor | None,
 ) -> Tensor:
     return _like(x, weight, stride, padding, weight.dtype, torch.channels_last)
 

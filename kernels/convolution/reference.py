@@ -61,10 +61,13 @@ def convolution_from_images_reference(
     x2: Tensor | None = None,
     stride: int = 1,
     padding: Sequence[int] = (0, 0, 0, 0),
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Of :func:`~saishiki.kernels.convolution.convolution_from_images`, at the dtype of the weight."""
     images = x if x2 is None else torch.cat([x, x2], dim=1)
-    return convolution_reference(images.to(weight.dtype), weight, bias, stride=stride, padding=padding)
+    return convolution_reference(
+        images.to(weight.dtype), weight, bias, stride=stride, padding=padding, residual=residual
+    )
 
 
 def convolution_to_image_reference(

@@ -38,9 +38,10 @@ _SIGNATURE = {
 }
 _FROM_IMAGES = {
     **dict.fromkeys(("x_ptr", "x2_ptr"), "*fp32"),
-    **dict.fromkeys(("w_ptr", "bias_ptr", "out_ptr"), "*fp16"),
+    **dict.fromkeys(("w_ptr", "bias_ptr", "residual_ptr", "out_ptr"), "*fp16"),
     **dict.fromkeys(("channels_x", "channels_x2"), "i32"),
     **_SIZES,
+    "has_residual": "i32",
 }
 
 

@@ -106,10 +106,13 @@ def to_image_launch(shape: ConvolutionShape, at: Operands) -> Launch:
     return "convolution_to_image_fp16", _addresses(at) | sizes(shape, UNIT, 1) | _places(shape, at, filter_unit=1)
 
 
-def from_images_launch(shape: ConvolutionShape, images: Images, *, w: int, bias: int, out: int) -> Launch:
+def from_images_launch(
+    shape: ConvolutionShape, images: Images, *, w: int, bias: int, out: int, residual: int = 0
+) -> Launch:
     """A network's first convolution: of one or two NCHW fp32 images, each number rounded to fp16, into NHWC fp16.
 
     ``shape.channels`` are those of the weights: 8 or 16, zeros behind the images' own. Raises ``ValueError`` otherwise.
+    The residual is dense; 0 for none.
     """
     _check_units(channels=shape.channels, filters=shape.filters)
     given = images.channels + images.channels2
@@ -118,9 +121,18 @@ def from_images_launch(shape: ConvolutionShape, images: Images, *, w: int, bias:
             f"expected weights of 8 or {MAX_IMAGE_CHANNELS} channels, no less than the images' {given}, got "
             f"{shape.channels}"
         )
-    addresses = {"x_ptr": images.x, "x2_ptr": images.x2 or images.x, "w_ptr": w, "bias_ptr": bias, "out_ptr": out}
-    channels = {"channels_x": images.channels, "channels_x2": images.channels2}
-    return "convolution_from_images_fp16", addresses | channels | sizes(shape, UNIT, UNIT)
+    arguments = {
+        "x_ptr": images.x,
+        "x2_ptr": images.x2 or images.x,
+        "w_ptr": w,
+        "bias_ptr": bias,
+        "residual_ptr": residual,
+        "out_ptr": out,
+        "channels_x": images.channels,
+        "channels_x2": images.channels2,
+        "has_residual": int(bool(residual)),
+    }
+    return "convolution_from_images_fp16", arguments | sizes(shape, UNIT, UNIT)
 
 
 def sizes(shape: ConvolutionShape, channel_unit: int, filter_unit: int) -> dict[str, int]:

@@ -277,7 +277,7 @@ def test_convolution_leaves_its_inputs_alone() -> None:
 
 
 def images_case(dtype: Any = torch.float16, *, second: int = 4, size: int = 9, filters: int = 20) -> dict[str, Any]:
-    """Arguments of ``convolution_from_images``, of numbers that fp16 does not have."""
+    """Arguments of ``convolution_from_images``, of numbers that fp16 does not have; with a residual."""
     channels = 3 + second
     weight = image(filters, channels, 3, 3, seed=2, dtype=torch.float32) / (9 * channels) ** 0.5
     return {
@@ -286,11 +286,13 @@ def images_case(dtype: Any = torch.float16, *, second: int = 4, size: int = 9, f
         "weight": weight.to(dtype),
         "bias": draw(filters, seed=3, dtype=dtype),
         "padding": (1, 1, 1, 1),
+        "residual": image(2, filters, size, 5, seed=4, dtype=dtype),
     }
 
 
 def assert_images_are_as_good_as_torch(arguments: dict[str, Any], tile: Tile | None = None, **wrong: Any) -> None:
     exact = {**arguments, **{name: arguments[name].double() for name in ("weight", "bias")}}
+    exact["residual"] = None if arguments["residual"] is None else arguments["residual"].double()
     # What is rounded is part of the op: the truth begins with the same numbers.
     for name in ("x", "x2"):
         exact[name] = None if exact[name] is None else exact[name].to(arguments["weight"].dtype)
@@ -300,7 +302,8 @@ def assert_images_are_as_good_as_torch(arguments: dict[str, Any], tile: Tile | N
     else:
         joined = torch.cat([x for x in (told["x"], told["x2"]) if x is not None], 1)
         shape = shape_of({**told, "stride": told.get("stride", 1), "x": joined})
-        out = run_from_images(shape, *(told[name] for name in ("x", "x2", "weight", "bias")), tile=tile)
+        operands = (told[name] for name in ("x", "x2", "weight", "bias"))
+        out = run_from_images(shape, *operands, residual=told["residual"], tile=tile)
     assert out.dtype == arguments["weight"].dtype
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert_within_budget(
@@ -314,7 +317,12 @@ def test_convolution_from_images_is_as_good_as_torch(dtype: Any, second: int) ->
 
 
 def test_convolution_from_images_in_several_blocks() -> None:
-    assert_images_are_as_good_as_torch({**images_case(), "stride": 2, "padding": (0, 0, 1, 1)}, SMALL)
+    strided = {"stride": 2, "padding": (0, 0, 1, 1), "residual": image(2, 20, 4, 2, seed=4, dtype=torch.float16)}
+    assert_images_are_as_good_as_torch({**images_case(), **strided}, SMALL)
+
+
+def test_convolution_from_images_without_a_residual() -> None:
+    assert_images_are_as_good_as_torch({**images_case(), "residual": None})
 
 
 def test_convolution_from_images_takes_weights_with_more_channels() -> None:
@@ -323,11 +331,12 @@ def test_convolution_from_images_takes_weights_with_more_channels() -> None:
     padded = torch.nn.functional.pad(arguments["weight"], (0, 0, 0, 0, 0, 1))
     padded = padded.contiguous(memory_format=torch.channels_last)
     shape = ConvolutionShape(2, 9, 5, 8, 20)
-    out = run_from_images(shape, arguments["x"], arguments["x2"], padded, arguments["bias"])
+    operands = (arguments["x"], arguments["x2"], padded, arguments["bias"])
+    out = run_from_images(shape, *operands, residual=arguments["residual"])
     assert torch.equal(out, convolution_from_images(**arguments))
 
 
-@pytest.mark.parametrize("wrong", ["x2 before x", "padding", "one number"])
+@pytest.mark.parametrize("wrong", ["x2 before x", "padding", "one number", "no residual"])
 def test_convolution_from_images_shows_a_wrong(wrong: str) -> None:
     arguments = images_case(second=3)
     nearly = arguments["x2"].clone()
@@ -336,6 +345,7 @@ def test_convolution_from_images_shows_a_wrong(wrong: str) -> None:
         "x2 before x": {"x": arguments["x2"], "x2": arguments["x"]},
         "padding": {"padding": (0, 1, 2, 1)},
         "one number": {"x2": nearly},
+        "no residual": {"residual": None},
     }
     with pytest.raises(AssertionError):
         assert_images_are_as_good_as_torch(arguments, **told[wrong])

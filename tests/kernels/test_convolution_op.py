@@ -61,7 +61,10 @@ def test_convolution_passes_the_checks_of_torch() -> None:
     torch.library.opcheck(to_image, (x, weight, bias, 1, [0, 1, 2, 0]))
     from_images = torch.ops.saishiki.convolution_from_images.default
     halves = (image(6, 11, 3, 3, seed=7).half().contiguous(memory_format=torch.channels_last), bias.half())
-    torch.library.opcheck(from_images, (x.contiguous(), x[:, :3].contiguous(), *halves, 1, [*PADDING]))
+    images = (x.contiguous(), x[:, :3].contiguous())
+    shape = tuple(convolution_from_images(images[0], *halves, x2=images[1], padding=PADDING).shape)
+    for residual in (None, image(*shape, seed=8).half().contiguous(memory_format=torch.channels_last)):
+        torch.library.opcheck(from_images, (*images, *halves, 1, [*PADDING], residual))
 
 
 def test_convolution_refuses_a_gradient() -> None:

@@ -339,13 +339,15 @@ def launch_convolution_from_images(device: Any) -> Result:
     shape = ConvolutionShape(2, 13, 11, 8, 72)
     x, x2 = draw(2, 3, 13, 11, seed=0, dtype=SINGLE), draw(2, 4, 13, 11, seed=1, dtype=SINGLE)
     w, bias, out = draw(72, 3, 3, 8, seed=2), draw(72, seed=3), nothing(2, 13, 11, 72)
+    residual = draw(2, 13, 11, 72, seed=4)
     w[..., 7] = 0
-    at = put(device, x=x, x2=x2, w=w, bias=bias, out=out)
+    at = put(device, x=x, x2=x2, w=w, bias=bias, residual=residual, out=out)
     images = Images(at["x_ptr"], 3, at["x2_ptr"], 4)
-    name, arguments = from_images_launch(shape, images, w=at["w_ptr"], bias=at["bias_ptr"], out=at["out_ptr"])
+    operands = {name: at[f"{name}_ptr"] for name in ("w", "bias", "residual", "out")}
+    name, arguments = from_images_launch(shape, images, **operands)
     device.launch(name, **arguments)
     both = np.concatenate([x, x2, np.zeros_like(x[:, :1])], 1).astype(HALF).transpose(0, 2, 3, 1)
-    return Result(fetch(device, "out", out), convolved(both, w, shape) + bias)
+    return Result(fetch(device, "out", out), convolved(both, w, shape) + residual + bias)
 
 
 def launch_convolution_to_image(device: Any) -> Result:

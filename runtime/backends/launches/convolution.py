@@ -24,22 +24,24 @@ def convolution_launches(op: Convolution, extents: Extents, address: Address, sm
     shape = convolution_shape(op, extents)
     bias_shape = extents.shape(op.bias)
     bias = address(op.bias) + op.bias_offset * HALF_BYTES
+    residual = address(op.residual) if op.residual else 0
     if op.from_images:
-        if len(bias_shape) == 2 or op.norm or op.residual:
+        if len(bias_shape) == 2 or op.norm:
             raise BackendError(
-                "no kernel reads images and normalises them, or adds a residual or a vector of the step; "
-                "use another backend"
+                "no kernel reads images and normalises them or adds a vector of the step; use another backend"
             )
         each = [(address(name), extents.shape(name)[1]) for name in op.x]
         images = Images(*(value for pair in each for value in pair))
-        found = from_images_launch(shape, images, w=address(op.weight), bias=bias, out=address(op.out))
+        found = from_images_launch(
+            shape, images, w=address(op.weight), bias=bias, out=address(op.out), residual=residual
+        )
         return (Launch(*found),)
     operands = Operands(
         x=address(op.x[0]),
         w=address(op.weight),
         bias=bias,
         out=address(op.out),
-        residual=address(op.residual) if op.residual else 0,
+        residual=residual,
         bias_rows=bias_shape[0] if len(bias_shape) == 2 else 1,
         bias_stride=bias_shape[1] if len(bias_shape) == 2 else 0,
         norm=_norm(op.norm, extents, address) if op.norm else None,

@@ -140,8 +140,9 @@ def test_a_linear_layer_is_a_picture_of_one_column(to_fp32: bool) -> None:
 def test_border_launches_are_what_cubins_take(target: str) -> None:
     shape = ConvolutionShape(2, 30, 22, 8, 136)
     images = Images(x=256, channels=3, x2=512, channels2=4)
-    name, arguments = from_images_launch(shape, images, w=768, bias=1024, out=1280)
+    name, arguments = from_images_launch(shape, images, w=768, bias=1024, out=1280, residual=1536)
     assert checked_grid(name, arguments, target) == (3, 6, 2)
+    assert (arguments["residual_ptr"], arguments["has_residual"]) == (1536, 1)
     assert (arguments["x_ptr"], arguments["x2_ptr"], arguments["channels_x"], arguments["channels_x2"]) == (
         256,
         512,
@@ -155,7 +156,7 @@ def test_border_launches_are_what_cubins_take(target: str) -> None:
 
 def test_one_image_is_passed_twice() -> None:
     _, arguments = from_images_launch(ConvolutionShape(1, 8, 8, 8, 64), Images(256, 4), w=0, bias=0, out=0)
-    assert (arguments["x2_ptr"], arguments["channels_x2"]) == (256, 0)
+    assert (arguments["x2_ptr"], arguments["channels_x2"], arguments["has_residual"]) == (256, 0, 0)
 
 
 BAD_SHAPES: dict[str, tuple[dict[str, Any], str]] = {

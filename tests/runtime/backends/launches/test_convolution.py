@@ -47,12 +47,21 @@ def test_another_norm_is_seen(change):
         assert_near(got, computed(OP, operands(), nothing), floor=2.0**-12)
 
 
-def test_images_of_the_interface_are_read_without_norm_and_residual():
+def test_a_residual_beside_images_of_the_interface():
+    """As the features of a sketch are added to a denoiser's first convolution."""
+    pictures = {
+        name: draw(BATCH, 4, HEIGHT, WIDTH, seed=seed, dtype="float32") for seed, name in enumerate(("x", "x2"))
+    }
+    weights = {"w": draw(FILTERS, 3, 3, 8, seed=2, scale=0.1), "b": draw(FILTERS, seed=3), "r": draw(*OUT["y"], seed=4)}
+    op = Convolution(("x", "x2"), "w", "b", "y", 1, (1, 1, 1, 1), "r", from_images=True)
+    assert_launches_compute(op, {**pictures, **weights}, OUT, kernels=["convolution_from_images_fp16"], floor=2.0**-12)
+
+
+def test_images_of_the_interface_are_read_without_norm():
     known = extents(
         **{name: (array.shape, str(array.dtype)) for name, array in operands().items()}, y=(OUT["y"], "float16")
     )
-    for change in ({"residual": None}, {"norm": None}):
-        with pytest.raises(BackendError, match="no kernel reads images and normalises them, or adds a residual"):
-            launches_of(replace(OP, from_images=True, **change), known, lambda name: 0, sms=1)
+    with pytest.raises(BackendError, match="no kernel reads images and normalises them"):
+        launches_of(replace(OP, from_images=True), known, lambda name: 0, sms=1)
     with pytest.raises(ValueError, match="without residual and norm"):
         launches_of(replace(OP, to_image=True, residual=None), known, lambda name: 0, sms=1)
