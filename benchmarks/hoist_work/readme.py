@@ -11,6 +11,7 @@ from hoist_work.ladder import RUNGS
 
 README = Path(__file__).parents[2] / "README.md"
 SIZE_PX = 512
+"""Of the columns that do not say theirs."""
 _MARKED = re.compile(r"(<!-- figures of hoists\.py -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 Result = Mapping[str, Any]
@@ -27,13 +28,18 @@ def rewrite_readme(result: Result) -> None:
 
 
 def table(result: Result) -> str:
-    """GFLOP of a step by rung, a column for each generation and mode; empty where a rung changes nothing there."""
-    cases = [case for case in result["cases"] if case["size_px"] == SIZE_PX]
+    """GFLOP of a step by rung, a column for each case; empty where a rung changes nothing there."""
+    cases = result["cases"]
     rungs = [{row["rung"]: row for row in case["rows"]} for case in cases]
     body = [
         [f"`{rung}`", what, *(f"{rows[rung]['matrix_gflop']:.1f}" if rung in rows else "" for rows in rungs)]
         for rung, what in RUNGS.items()
     ]
     left = [f"{case['rows'][-1]['percent_of_published']:.1f} %" for case in cases]
-    header = ["", "what no longer runs in every step", *(f"{case['generation']} {case['mode']}" for case in cases)]
+    header = ["", "what no longer runs in every step", *map(_heading, cases)]
     return markdown(header, [*body, ["", "left of the published step", *left]])
+
+
+def _heading(case: Mapping[str, Any]) -> str:
+    size = "" if case["size_px"] == SIZE_PX else f", {case['size_px']} px"
+    return f"{case['generation']} {case['mode']}{size}"
