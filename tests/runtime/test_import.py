@@ -203,12 +203,15 @@ def test_import_without_torch_and_onnx():
 
 
 def test_import_is_quick():
-    # Time on the processor, which is what it takes where nothing else runs; a busy machine stretches the wall clock.
-    code = "import time; begin = time.process_time(); import saishiki.runtime; print(time.process_time() - begin)"
-    seconds = []
-    while len(seconds) < 8 and min(seconds, default=1) >= 0.3:
-        seconds.append(float(printed(code)))
-    assert min(seconds) < 0.3
+    """In units of what numpy alone takes, on the processor: a slow or busy machine stretches both."""
+    code = (
+        "from time import process_time; begin = process_time(); import numpy; alone = process_time() - begin\n"
+        "import saishiki.runtime; print((process_time() - begin) / alone)"
+    )
+    ratios = []
+    while len(ratios) < 8 and min(ratios, default=9) >= 3.5:
+        ratios.append(float(printed(code)))
+    assert min(ratios) < 3.5
 
 
 def test_a_picture_without_torch_and_onnx(tiny_bundle, tmp_path):
