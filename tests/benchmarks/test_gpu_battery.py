@@ -54,7 +54,8 @@ def test_dry_run_measures_saves_and_goes_on(
 
 @pytest.mark.slow
 def test_dry_run_runs_every_part_to_its_end(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--dry-run", "-o", str(tmp_path)]
+    # Minutes are for a GPU: a slow machine shall not leave parts out.
+    command = [sys.executable, str(SCRIPT), "--dry-run", "--minutes", "60", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / NAME).read_text())["parts"]
