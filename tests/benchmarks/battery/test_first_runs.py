@@ -33,7 +33,7 @@ def test_the_first_of_four_compiles(tiny_bundle: Path, monkeypatch: pytest.Monke
 
     def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
         assert command[4:7] == ["tensorrt-rtx", "cuda", "fp16"]
-        caches.append(env["XDG_CACHE_HOME"])
+        caches.append(env["SAISHIKI_CACHE"])
         return SimpleNamespace(returncode=0, stdout=FIRST % (answers.pop(0) * 10**6), stderr="")
 
     monkeypatch.setattr(starts.subprocess, "run", run)
