@@ -25,6 +25,7 @@ from saishiki.runtime.plan.ops import (
     OpBackend,
     Pointwise,
     Pool,
+    RegionOrder,
     SplitProjection,
 )
 from saishiki.runtime.plan.ops.op import sigmoid, silu
@@ -36,7 +37,7 @@ TOKENS = (2, 24, 8)
 MASK = (2, 24)
 NORM = {"x": (2, 2, 3, 8), "c": IMAGES, "r": (2, 4, 6, 16), "w": (16,), "b": (16,)}
 NORM_INPUT = NormInput("x", concat="c", upsample=True, residual="r")
-SPLIT = {"q": TOKENS, "k": (2, 6, 8), "v": (2, 6, 8), "mask": MASK, "q2": TOKENS, "share": (1,)}
+SPLIT = {"q": TOKENS, "k": (2, 6, 8), "v": (2, 6, 8), "mask": MASK, "q2": TOKENS, "share": (1,), "order": MASK}
 
 # Each with every operand it may have, and the shapes of all that it touches.
 CASES: list[tuple[AnyOp, dict[str, tuple[int, ...]]]] = [
@@ -61,6 +62,7 @@ CASES: list[tuple[AnyOp, dict[str, tuple[int, ...]]]] = [
     (
         MaskedSplitCrossAttention(
             **{name: dense(name, *SPLIT[name]) for name in ("q", "k", "v", "mask")},
+            order="order",
             out="y",
             heads=2,
             foreground_tokens="2",
@@ -85,9 +87,10 @@ CASES: list[tuple[AnyOp, dict[str, tuple[int, ...]]]] = [
     (NormStatistics(NORM_INPUT, "s", 4, 1e-5), {"x": NORM["x"], "c": NORM["c"], "r": NORM["r"], "s": (2, 4, 2)}),
     (Pointwise("add", (dense("x", 6, 8), dense("z", 6, 8)), dense("y", 6, 8)), dict.fromkeys("xzy", (6, 8))),
     (Pool("x", "y"), {"x": IMAGES, "y": (2, 2, 3, 8)}),
+    (RegionOrder(dense("mask", *MASK), "y", 0.5, False), {"mask": MASK, "y": MASK}),
     (
-        SplitProjection(dense("x", *TOKENS), "fg", "bg", dense("mask", *MASK), "y", 0.5, False),
-        {"x": TOKENS, "fg": (5, 8), "bg": (5, 8), "mask": MASK, "y": (2, 24, 5)},
+        SplitProjection(dense("x", *TOKENS), "fg", "bg", dense("mask", *MASK), "order", "y", 0.5, False),
+        {"x": TOKENS, "fg": (5, 8), "bg": (5, 8), "mask": MASK, "order": MASK, "y": (2, 24, 5)},
     ),
 ]
 
@@ -113,8 +116,10 @@ class Recording(Mapping[str, Array]):
 
 
 def arrays_of(op, shapes):
-    """What it reads drawn at random, what it writes full of NaN."""
+    """What it reads drawn at random, but for an order of tokens; what it writes full of NaN."""
     drawn = {name: draw(*shape, seed=seed, dtype="float32") for seed, (name, shape) in enumerate(shapes.items())}
+    if "order" in shapes:
+        drawn["order"] = np.argsort(drawn["order"], axis=1).astype(np.int32)
     return drawn | {name: np.full(shapes[name], np.nan, np.float32) for name in op.writes()}
 
 
@@ -143,12 +148,12 @@ def test_all_of_the_results_is_written_and_nothing_else(op, shapes):
 
 @each_case
 def test_every_operand_counts(op, shapes):
-    """Other numbers in any of them give another result."""
+    """Other numbers in any of them give another result, or an order that leaves tokens out."""
     arrays = arrays_of(op, shapes)
     op.compute(Tensors({}, arrays))
     for name in op.reads():
         other = arrays_of(op, shapes)
-        other[name] = -other[name][..., ::-1] - 1
+        other[name] = np.zeros_like(other[name]) if name == "order" else -other[name][..., ::-1] - 1
         op.compute(Tensors({}, other))
         assert any((other[out] != arrays[out]).any() for out in op.writes()), name
 
@@ -162,7 +167,7 @@ def test_json_round_trip(op, shapes):
 
 def test_tags_are_distinct():
     tags = [kind.__struct_config__.tag for kind in get_args(AnyOp)]
-    assert len(set(tags)) == len(tags) == 12
+    assert len(set(tags)) == len(tags) == 13
 
 
 @pytest.mark.parametrize("kind", get_args(AnyOp), ids=lambda kind: kind.__name__)
