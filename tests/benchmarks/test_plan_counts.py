@@ -7,8 +7,11 @@ from typing import Any
 import plan_counts
 import pytest
 from plan_work.counting import count
-from plan_work.docs import DOCS, table, with_figures
+from plan_work.denoisers import count_denoisers
+from plan_work.docs import DOCS, families_table, with_figures
+from random_weights.colorizediffusion import tiny_config
 
+from saishiki.runtime.pipelines.colorizediffusion import GENERATIONS, MODES, variants_of
 from saishiki.runtime.plan import Buffer, Plan, WeightSpec
 from saishiki.runtime.plan.ops import NormApply, NormInput, NormStatistics, Pool
 from saishiki.runtime.plan.plan import PLAN_VERSION
@@ -106,24 +109,47 @@ def test_stored_plans_keep_their_bounds(stored: Any) -> None:
     assert {row["launches"] for row in denoisers} == {151}
 
 
-def test_add_family_replaces_its_own_and_keeps_the_others(tmp_path: Path) -> None:
+def test_every_denoiser_was_counted_and_has_its_kernels(stored: Any) -> None:
+    for generation in GENERATIONS:
+        rows = stored["denoisers"][generation]["rows"]
+        wanted = variants_of(generation, MODES[generation], ("both",), merge=True)
+        assert [row["module"] for row in rows] == [variant.module_name for variant in wanted]
+        assert not any(row["without_kernel"] for row in rows)
+
+
+@pytest.mark.slow
+def test_denoisers_of_a_generation_are_counted() -> None:
+    rows = count_denoisers(tiny_config("v1"), {"batch": 1, "height": 128, "width": 64})
+    row = next(rows)
+    assert (row["module"], row["side_px"], row["sizes"]["width"]) == ("denoiser_vanilla_both", 128, 64)
+    assert row["launches"] > row["once_per_picture"] > 0
+    assert row["without_kernel"] == {}
+
+
+def test_add_rows_replaces_its_own_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
-    for family, rows in (("b", [{"n": 1}]), ("a", [{"n": 2}]), ("b", [{"n": 3}])):
-        plan_counts.add_family(path, family, rows)
-    families = json.loads(path.read_text())["families"]
-    assert {name: counted["rows"] for name, counted in families.items()} == {"a": [{"n": 2}], "b": [{"n": 3}]}
+    for kind, name, rows in (
+        ("families", "b", [{"n": 1}]),
+        ("families", "a", [{"n": 2}]),
+        ("denoisers", "b", [{"n": 4}]),
+        ("families", "b", [{"n": 3}]),
+    ):
+        plan_counts.add_rows(path, kind, name, rows)
+    held = json.loads(path.read_text())
+    assert {name: counted["rows"] for name, counted in held["families"].items()} == {"a": [{"n": 2}], "b": [{"n": 3}]}
+    assert held["denoisers"]["b"]["rows"] == [{"n": 4}]
 
 
-def test_add_family_refuses_another_file(tmp_path: Path) -> None:
+def test_add_rows_refuses_another_file(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"schema": "other/1"}')
     with pytest.raises(ValueError, match=r"expected a result of saishiki\.plan_counts/1, got 'other/1'"):
-        plan_counts.add_family(tmp_path / "other.json", "a", [])
+        plan_counts.add_rows(tmp_path / "other.json", "families", "a", [])
 
 
-def test_table_shows_one_picture() -> None:
+def test_families_table_shows_one_picture() -> None:
     row = count(*small(WIDTH), {"batch": 1, "height": 8, "width": 6}) | {"module": "denoiser", "side_px": 8}
     two = row | {"sizes": row["sizes"] | {"batch": 2}}
-    lines = table({"families": {"a": {"rows": [row, two]}}}).splitlines()
+    lines = families_table({"a": {"rows": [row, two]}}).splitlines()
     assert len(lines) == 3
     assert lines[2].startswith("| a `denoiser` | 8 | 3 | 1 | 0.0 |")
 

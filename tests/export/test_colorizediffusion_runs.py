@@ -1,7 +1,7 @@
 """The exported tiny v2 checkpoint against the published computation: the image of every mode, guidance and sampler.
 
 What ``pytest`` runs by itself has every sampler in every mode and every guidance in every mode; ``-m exhaustive`` runs
-the other combinations of the three.
+the other combinations of the three, and an image by the kernels of the target ``cuda``.
 """
 
 from functools import cache
@@ -16,6 +16,7 @@ from saishiki.runtime.parity import psnr_db
 from saishiki.runtime.pipelines.colorizediffusion import GUIDANCES
 from saishiki.runtime.samplers import SAMPLERS
 from tests.conformance import FOLDER
+from tests.conformance_runners.backends import running_on
 from tests.conformance_runners.colorizediffusion.tiny_bundles import ALSO_HALF, pipeline_of
 from tests.runtime.pipelines.colorizediffusion.published import network_of
 from tests.runtime.pipelines.colorizediffusion.published_runs import arrays, latents_of_both, scales_of
@@ -42,10 +43,10 @@ def given():
     return arrays(height=128, width=128)
 
 
-def images_of_both(precision, **options):
+def images_of_both(precision, *, steps=STEPS, **options):
     """The image of the exported graphs and that of the published networks."""
     pipeline = pipeline_of(*ALSO_HALF, precision=precision)
-    got, want = latents_of_both(pipeline, given(), steps=STEPS, **options)
+    got, want = latents_of_both(pipeline, given(), steps=steps, **options)
     image = pipeline.modules.call("vae_decoder", z=np.ascontiguousarray(got))["image"]
     with torch.inference_mode():
         published = VAEDecoder(network_of("v2").first_stage_model)(torch.from_numpy(want)).numpy()
@@ -66,3 +67,11 @@ def test_another_guidance_is_another_image(precision):
     got, _ = images_of_both(precision, mode="full", **scales_of("reference"))
     _, want = images_of_both(precision, mode="full", **scales_of("both"))
     assert psnr_db(got, want) < LEAST_PSNR_DB[precision]
+
+
+@pytest.mark.parametrize("backend", ["plans", pytest.param("kernels", marks=pytest.mark.exhaustive)])
+def test_the_image_of_plans_is_the_published_one(backend):
+    """All modules but the vanilla denoiser; by kernels as a GPU would be given them, in Triton's interpreter."""
+    with running_on(backend):
+        got, want = images_of_both("fp16", steps=2, sampler="DPM++ 2M", mode="full", **scales_of("both"))
+    assert psnr_db(got, want) >= LEAST_PSNR_DB["fp16"]

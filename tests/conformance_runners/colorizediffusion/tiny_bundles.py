@@ -109,7 +109,7 @@ class ModulesForAnyGuidance(LazyModules):
     def __getitem__(self, name: str) -> Module:
         stored, guidance = _for_both(name)
         module = super().__getitem__(stored)
-        return module if guidance is None else RowsOfBoth(module, guidance)
+        return module if guidance in (None, "both") else RowsOfBoth(module, guidance)
 
 
 def _for_both(name: str) -> tuple[str, Guidance | None]:
