@@ -83,15 +83,9 @@ def plan_of(module: Any, signature: Signature, traced_at: Sizes) -> LoadedPlan:
     """The fp16 plan of a module, as an export makes it."""
     if missing := [name for name in EXPORTER if importlib.util.find_spec(name) is None]:
         raise SkippedError(f"needs {' and '.join(missing)} to make plans; see benchmarks/README.md for how to carry it")
-    from saishiki.export.half_graph import half_graph
-    from saishiki.export.onnx_graph import trace
-    from saishiki.export.passes import PASSES
-    from saishiki.export.plan import lower_model
+    from saishiki.export.plan import lower_module
 
-    model = half_graph(trace(module, signature, traced_at), keep_fp32=())
-    for rewrite in PASSES:
-        rewrite(model, signature)
-    lowered = lower_model(model, signature, "fp16")
+    lowered = lower_module(module, signature, traced_at)
     return LoadedPlan(lowered.plan, signature, {name: stored.read() for name, stored in lowered.weights.items()})
 
 

@@ -22,8 +22,9 @@ Result = Mapping[str, Any]
 
 def with_figures(text: str, result: Result) -> str:
     """The page's text with the result's figures between the marks."""
-    tables = f"{families_table(result['families'])}\n\n{DENOISERS}\n\n{denoisers_table(result['denoisers'])}"
-    return _MARKED.sub(lambda found: f"{found[1]}{sentence_of_commits(result)}\n\n{tables}\n{found[2]}", text)
+    families, denoisers = families_table(result["families"]), denoisers_table(result["denoisers"])
+    figures = f"{sentence_of_commits(result)}\n\n{families}\n{DENOISERS}\n\n{denoisers}\n"
+    return _MARKED.sub(lambda found: f"{found[1]}{figures}{found[2]}", text)
 
 
 def rewrite_docs(result: Result) -> None:

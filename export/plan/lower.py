@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import nn
 
+from saishiki.export.half_graph import half_graph
+from saishiki.export.onnx_graph import trace
+from saishiki.export.passes import PASSES
 from saishiki.export.plan.computing import convolution
 from saishiki.export.plan.dims import Dim
 from saishiki.export.plan.draft import Draft, LoweringError, StoredWeight
@@ -17,7 +21,7 @@ from saishiki.export.plan.view import dense
 from saishiki.runtime.manifest import Precision
 from saishiki.runtime.plan import Plan
 from saishiki.runtime.plan.plan import PLAN_VERSION, check_plan
-from saishiki.runtime.signature import Signature, TensorSpec
+from saishiki.runtime.signature import Signature, Sizes, TensorSpec
 
 DTYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 BORDER_FILTERS = 8
@@ -38,6 +42,18 @@ def lower_graph(path: Path, signature: Signature, precision: Precision) -> Lower
     Raises ``LoweringError`` naming the node that has no place in a plan.
     """
     return lower_model(ir.load(path), signature, precision)
+
+
+def lower_module(module: nn.Module, signature: Signature, traced_at: Sizes) -> LoweredPlan:
+    """The fp16 plan of a PyTorch module, as an export makes it where nothing has to stay in fp32.
+
+    Args:
+        traced_at: as ``sizes`` of :func:`saishiki.export.onnx_graph.trace`.
+    """
+    model = half_graph(trace(module, signature, traced_at), keep_fp32=())
+    for rewrite in PASSES:
+        rewrite(model, signature)
+    return lower_model(model, signature, "fp16")
 
 
 def lower_model(model: ir.Model, signature: Signature, precision: Precision) -> LoweredPlan:

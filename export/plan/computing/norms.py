@@ -75,10 +75,18 @@ def _channels_last(draft: Draft, x: Tensor) -> str:
     flat = view.transpose((0, *range(2, len(view.shape)), 1))
     whole = dense(view.buffer, view.dtype, (batch, product(pixels), channels))
     try:
-        if flat.reshape((batch, product(pixels), channels)) == whole and holds(draft, view, view.shape):
+        if flat.reshape((batch, product(pixels), channels)) == whole and _is_declared(draft, view, batch, channels):
             return view.buffer
     except ValueError:
         pass
     if len(view.shape) == 4:
         return images(draft, view)
     return view_of_rows(draft, flat).buffer
+
+
+def _is_declared(draft: Draft, view: View, batch: Dim, channels: Dim) -> bool:
+    """Whether the buffer's own dims tell the same pictures and channels: a norm goes by them."""
+    if not holds(draft, view, view.shape):
+        return False
+    first, *_, last = draft.buffers[view.buffer].dims
+    return (Dim.of(first), Dim.of(last)) == (batch, channels)

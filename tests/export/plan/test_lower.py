@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from saishiki.export.half_graph import half_graph
-from saishiki.export.onnx_graph import trace
-from saishiki.export.plan import LoweringError, lower_model
+from saishiki.export.plan import LoweringError, lower_module
 from saishiki.models import animediffusion
 from saishiki.models.animediffusion.modules import Denoiser, signatures
 from saishiki.runtime.plan import lay_out
@@ -241,13 +239,25 @@ def test_a_node_that_is_lowered_in_part_says_what_is_not(lower):
         lower(nn.Conv2d(16, 16, 3, padding=1, groups=4), {"x": IMAGES}, {"y": IMAGES})
 
 
+def test_a_norm_goes_by_its_own_pictures_not_by_those_of_whoever_wrote_them(lower):
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(8, 16)
+
+        def forward(self, x):
+            return self.norm((x * x).reshape(3, -1, 16).transpose(1, 2))
+
+    lowered = lower(Stacked(), {"x": ("1", "3", "height", "16")}, {"y": ("3", "16", "height")})
+    assert lowered.error() < EXACT
+
+
 @pytest.mark.slow
 def test_published_animediffusion_is_151_launches():
     unet = animediffusion.network.UNet(animediffusion.CONFIGS["published"])
     sizes = {"batch": 1, "height": 256, "width": 256}
     signature = signatures(animediffusion.CONFIGS["published"])["denoiser"].at(sizes)
-    model = half_graph(trace(Denoiser(unet), signature, {}), keep_fp32=())
-    plan = lower_model(model, signature, "fp16").plan
+    plan = lower_module(Denoiser(unet), signature, {}).plan
     extents = plan.extents(signature, {})
     costs = [op.cost(extents) for op in plan.ops]
     assert len(plan.ops) == 151

@@ -8,10 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 
-from saishiki.export.half_graph import half_graph  # noqa: E402
-from saishiki.export.onnx_graph import trace  # noqa: E402
-from saishiki.export.passes import PASSES  # noqa: E402
-from saishiki.export.plan import lower_model  # noqa: E402
+from saishiki.export.plan import lower_module  # noqa: E402
 from saishiki.models.colorizediffusion import UNet, layers, unet  # noqa: E402
 from saishiki.models.colorizediffusion.denoiser import Denoiser  # noqa: E402
 from saishiki.models.colorizediffusion.hoists import DenoiserHoists  # noqa: E402
@@ -35,10 +32,7 @@ def small_denoiser(generation: Generation, variant: DenoiserVariant) -> LoadedPl
         patch.setattr(unet, "HINTED_BLOCKS", HINTED_BLOCKS)
         # The prefix ends behind the encoder's first transformer, and this encoder has none.
         denoiser = Denoiser(randomized(UNet(config)), variant, DenoiserHoists(prefix=False))
-        model = half_graph(trace(denoiser, denoiser.signature, SIZES), keep_fp32=())
-    for rewrite in PASSES:
-        rewrite(model, denoiser.signature)
-    lowered = lower_model(model, denoiser.signature, "fp16")
+        lowered = lower_module(denoiser, denoiser.signature, SIZES)
     weights = {name: stored.read() for name, stored in lowered.weights.items()}
     return LoadedPlan(lowered.plan, denoiser.signature, weights)
 

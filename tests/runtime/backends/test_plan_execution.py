@@ -8,10 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'saishiki[export]'")
 pytest.importorskip("triton", reason="needs triton: pip install 'saishiki[kernels]'")
 
-from saishiki.export.half_graph import half_graph  # noqa: E402
-from saishiki.export.onnx_graph import trace  # noqa: E402
-from saishiki.export.passes import PASSES  # noqa: E402
-from saishiki.export.plan import lower_model  # noqa: E402
+from saishiki.export.plan import lower_module  # noqa: E402
 from saishiki.models.animediffusion import AnimeDiffusionConfig  # noqa: E402
 from saishiki.models.animediffusion.modules import Denoiser, signatures  # noqa: E402
 from saishiki.models.animediffusion.network import UNet  # noqa: E402
@@ -45,10 +42,7 @@ def loaded():
         torch.manual_seed(6)
         unet = UNet(config)
     signature = signatures(config)["denoiser"]
-    model = half_graph(trace(Denoiser(unet), signature, {"batch": 2, "height": 8, "width": 12}), keep_fp32=())
-    for rewrite in PASSES:
-        rewrite(model, signature)
-    lowered = lower_model(model, signature, "fp16")
+    lowered = lower_module(Denoiser(unet), signature, {"batch": 2, "height": 8, "width": 12})
     return LoadedPlan(lowered.plan, signature, {name: stored.read() for name, stored in lowered.weights.items()})
 
 
