@@ -24,6 +24,8 @@ IMAGE_SUBJECTS = ("image", "step", "step engine", "step host overhead", "around 
 COLD_STAGES = ("interpreter", "import", "load", "first image", "total")
 CALLERS = 2
 
+pytestmark = pytest.mark.slow
+
 replayed = pytest.mark.benchmark(timer=replayed_time)
 
 

@@ -93,7 +93,8 @@ def test_exported_onnx(family: str, case: Case) -> None:
 
 def _tells_little_of_plans(parameter_id: str) -> bool:
     """Samplers run on the host or in kernels of their own; without a mask v1.5 computes what v1 does."""
-    return "-sample_" in parameter_id or parameter_id.startswith("colorizediffusion-v1-")
+    of_sampler = "-sample_" in parameter_id or "-ddpm/" in parameter_id
+    return of_sampler or parameter_id.startswith("colorizediffusion-v1-")
 
 
 def _of_plans() -> list:

@@ -1,9 +1,7 @@
 """Runs the AnimeDiffusion cases: on the PyTorch network, and on the exported fp32 ONNX through the runtime."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from saishiki.runtime.thin_plate_spline import ControlPoints, sample_map, warp_i
 from saishiki.runtime.xdog import extract_lines
 from tests.conformance import FOLDER, Case
 from tests.conformance_runners.backends import Name, current_backend, opened
+from tests.conformance_runners.folders import folder_of
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[Case], Arrays]
@@ -274,10 +273,9 @@ def run_pipeline_on_network(case: Case) -> Arrays:
 @cache
 def bundle() -> Bundle:
     """The tiny checkpoint, exported by this process."""
-    folder = Path(tempfile.mkdtemp(prefix="saishiki-conformance-"))
     request = ExportRequest(
         checkpoint=CHECKPOINT,
-        output=folder / "tiny.saishiki",
+        output=folder_of("animediffusion") / "tiny.saishiki",
         targets=(),
         profiles=parse_profiles(["64"], "1"),
         load=LoadOptions(),

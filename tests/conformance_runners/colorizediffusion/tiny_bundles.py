@@ -4,11 +4,9 @@ One bundle per generation is exported with guidance by reference and sketch: its
 guidance too, so that cases of those need no denoiser of their own (:class:`RowsOfBoth`).
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +27,7 @@ from saishiki.runtime.pipelines.colorizediffusion.modules import LazyModules
 from saishiki.runtime.signature import Array, Signature
 from tests.conformance import FOLDER, Case
 from tests.conformance_runners.backends import Name, current_backend, opened
+from tests.conformance_runners.folders import folder_of
 
 BACKGROUND = ("vanilla", "style", "background", "full")
 EXPORTED: Mapping[tuple[Generation, str], LoadOptions] = {
@@ -58,10 +57,9 @@ KEPT: Mapping[Guidance, tuple[int, ...]] = {"none": (0,), "reference": (0, 1), "
 @cache
 def request_of(generation: Generation, part: str) -> ExportRequest:
     """How a part of the tiny checkpoint's modules is exported."""
-    folder = Path(tempfile.mkdtemp(prefix="saishiki-conformance-"))
     return ExportRequest(
         checkpoint=FOLDER / f"colorizediffusion-{generation}" / "tiny.safetensors",
-        output=folder / f"{generation}-{part}.saishiki",
+        output=folder_of(f"{generation}-{part}") / f"{generation}-{part}.saishiki",
         targets=(),
         profiles=parse_profiles(["128:128:192"], "1:2"),
         load=EXPORTED[generation, part],
