@@ -14,7 +14,7 @@ from saishiki.runtime.pipelines.colorizediffusion import MODES, variants_of
 from saishiki.runtime.signature import Sizes
 
 GUIDANCE = "both"
-"""All rows that there are; another guidance changes how many, and no operation."""
+"""All rows that there are; the graphs of other guidances have fewer, and no operations of their own."""
 
 
 def count_denoisers(config: ColorizeDiffusionConfig, sizes: Sizes) -> Iterator[Row]:
