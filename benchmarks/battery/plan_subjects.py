@@ -86,7 +86,7 @@ def plan_of(module: Any, signature: Signature, traced_at: Sizes) -> LoadedPlan:
     from saishiki.export.plan import lower_module
 
     lowered = lower_module(module, signature, traced_at)
-    return LoadedPlan(lowered.plan, signature, {name: stored.read() for name, stored in lowered.weights.items()})
+    return LoadedPlan(lowered.plan, signature, lowered.read_weights())
 
 
 def _drawn(signature: Signature, sizes: Sizes) -> dict[str, Array]:

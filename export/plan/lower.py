@@ -21,7 +21,7 @@ from saishiki.export.plan.view import dense
 from saishiki.runtime.manifest import Precision
 from saishiki.runtime.plan import Plan
 from saishiki.runtime.plan.plan import PLAN_VERSION, check_plan
-from saishiki.runtime.signature import Signature, Sizes, TensorSpec
+from saishiki.runtime.signature import Array, Signature, Sizes, TensorSpec
 
 DTYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 BORDER_FILTERS = 8
@@ -35,29 +35,35 @@ class LoweredPlan:
     plan: Plan
     weights: Mapping[str, StoredWeight]
 
+    def read_weights(self) -> dict[str, Array]:
+        """All of them, in host memory."""
+        return {name: stored.read() for name, stored in self.weights.items()}
+
 
 def lower_graph(path: Path, signature: Signature, precision: Precision) -> LoweredPlan:
     """The plan of a written graph.
 
     Raises ``LoweringError`` naming the node that has no place in a plan.
     """
-    return lower_model(ir.load(path), signature, precision)
+    return _lower_model(ir.load(path), signature, precision)
 
 
-def lower_module(module: nn.Module, signature: Signature, traced_at: Sizes) -> LoweredPlan:
-    """The fp16 plan of a PyTorch module, as an export makes it where nothing has to stay in fp32.
+def lower_module(
+    module: nn.Module, signature: Signature, traced_at: Sizes, precision: Precision = "fp16"
+) -> LoweredPlan:
+    """The plan of a PyTorch module, as an export makes it where nothing has to stay in fp32.
 
     Args:
         traced_at: as ``sizes`` of :func:`saishiki.export.onnx_graph.trace`.
     """
-    model = half_graph(trace(module, signature, traced_at), keep_fp32=())
+    model = trace(module, signature, traced_at)
+    model = half_graph(model, keep_fp32=()) if precision == "fp16" else model
     for rewrite in PASSES:
         rewrite(model, signature)
-    return lower_model(model, signature, "fp16")
+    return _lower_model(model, signature, precision)
 
 
-def lower_model(model: ir.Model, signature: Signature, precision: Precision) -> LoweredPlan:
-    """The same for a graph in memory."""
+def _lower_model(model: ir.Model, signature: Signature, precision: Precision) -> LoweredPlan:
     draft = Draft(signature, DTYPES[precision])
     for spec, value in zip(signature.inputs, model.graph.inputs, strict=True):
         draft.values[value] = dense(spec.name, spec.dtype, tuple(map(Dim.of, spec.dims)))

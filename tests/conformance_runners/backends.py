@@ -51,7 +51,7 @@ def plan_of_graph(bundle: Bundle, module: str, precision: Precision) -> LoadedPl
     entry = bundle.module(module)
     precision = entry.closest(precision)
     lowered = lower_graph(bundle.file(entry.graphs[precision].graph), entry.signature, precision)
-    return LoadedPlan(lowered.plan, entry.signature, {name: stored.read() for name, stored in lowered.weights.items()})
+    return LoadedPlan(lowered.plan, entry.signature, lowered.read_weights())
 
 
 @dataclass

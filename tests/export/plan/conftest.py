@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from saishiki.export.half_graph import half_graph
-from saishiki.export.onnx_graph import trace
-from saishiki.export.passes import PASSES
-from saishiki.export.plan import LoweredPlan, lower_model
+from saishiki.export.plan import LoweredPlan, lower_module
 from saishiki.runtime.parity import relative_error
 from saishiki.runtime.plan import interpret
 from saishiki.runtime.signature import Array, Signature, Sizes, TensorSpec
@@ -47,7 +44,7 @@ class Lowered:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The plan's outputs."""
-        weights = {name: stored.read() for name, stored in self.lowered.weights.items()}
+        weights = self.lowered.read_weights()
         for name, stored in self.lowered.weights.items():
             assert (weights[name].shape, weights[name].dtype.name) == (stored.spec.shape, stored.spec.dtype), name
         return interpret(self.lowered.plan, self.signature, weights, inputs)
@@ -80,10 +77,7 @@ def lower() -> Lower:
         half: bool = False,
     ) -> Lowered:
         signature = signature_of(inputs, outputs)
-        model = trace(module.eval(), signature, {symbol: TRACED[symbol] for symbol in signature.symbols})
-        model = half_graph(model, keep_fp32=()) if half else model
-        for rewrite in PASSES:
-            rewrite(model, signature)
-        return Lowered(module, signature, lower_model(model, signature, "fp16" if half else "fp32"))
+        traced_at = {symbol: TRACED[symbol] for symbol in signature.symbols}
+        return Lowered(module, signature, lower_module(module, signature, traced_at, "fp16" if half else "fp32"))
 
     return lowered

@@ -66,11 +66,11 @@ def test_time_is_added_to_the_bias_before_either_is_rounded(timed):
     assert plan.hoisted["time.hoisted"].input == "time"
     offsets = [op.bias_offset for op in plan.ops if isinstance(op, Convolution) and op.bias == "time.hoisted"]
     assert offsets == [0, 16]
-    weights = {name: stored.read() for name, stored in lowered.lowered.weights.items()}
     time = np.full((1, 40), 0.1, np.float32)
     bias = np.concatenate([block.first[2].bias.detach().numpy() for block in lowered.module.blocks])
     np.testing.assert_array_equal(
-        plan.hoist("time.hoisted", time, weights)[0], (bias.astype(np.float16) + time[0]).astype(np.float16)
+        plan.hoist("time.hoisted", time, lowered.lowered.read_weights())[0],
+        (bias.astype(np.float16) + time[0]).astype(np.float16),
     )
 
 

@@ -33,8 +33,7 @@ def small_denoiser(generation: Generation, variant: DenoiserVariant) -> LoadedPl
         # The prefix ends behind the encoder's first transformer, and this encoder has none.
         denoiser = Denoiser(randomized(UNet(config)), variant, DenoiserHoists(prefix=False))
         lowered = lower_module(denoiser, denoiser.signature, SIZES)
-    weights = {name: stored.read() for name, stored in lowered.weights.items()}
-    return LoadedPlan(lowered.plan, denoiser.signature, weights)
+    return LoadedPlan(lowered.plan, denoiser.signature, lowered.read_weights())
 
 
 def inputs_of(loaded: LoadedPlan, sizes: Sizes = SIZES) -> dict[str, Array]:

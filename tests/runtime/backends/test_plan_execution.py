@@ -43,7 +43,7 @@ def loaded():
         unet = UNet(config)
     signature = signatures(config)["denoiser"]
     lowered = lower_module(Denoiser(unet), signature, {"batch": 2, "height": 8, "width": 12})
-    return LoadedPlan(lowered.plan, signature, {name: stored.read() for name, stored in lowered.weights.items()})
+    return LoadedPlan(lowered.plan, signature, lowered.read_weights())
 
 
 @pytest.fixture(scope="module")
