@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from saishiki.runtime.options import Kind, OptionSpec, defaults_of, specs_of
-from saishiki.runtime.pipelines import OPTIONS
+from saishiki.runtime.pipelines import option_types
 
 Command = Callable[..., Any]
 
+_OPTION_TYPES = option_types()
 _SIDES = "expected a number, or height x width such as 512x768"
 
 
@@ -60,11 +61,11 @@ def family_flags(command: Command) -> Command:
 def options_given(family: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The options among a command's flags that were used; raises ``ValueError`` for one that the family has not."""
     used = {name: value for name, value in flags.items() if value is not None and value is not False}
-    known = specs_of(OPTIONS[family]) if family in OPTIONS else used
+    known = specs_of(_OPTION_TYPES[family]) if family in _OPTION_TYPES else used
     wrong = [_flag(name) for name in used if name not in known]
     if wrong:
         flags_known = ", ".join(
-            _flag(name) for name, spec in specs_of(OPTIONS[family]).items() if spec.kind != "arrays"
+            _flag(name) for name, spec in specs_of(_OPTION_TYPES[family]).items() if spec.kind != "arrays"
         )
         raise ValueError(f"{', '.join(wrong)}: not an option of {family} bundles; they have {flags_known}")
     return used
@@ -73,7 +74,7 @@ def options_given(family: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 def _all_options() -> dict[str, tuple[OptionSpec, Any, tuple[str, ...]]]:
     """Every option that has a flag: what it takes, its default, and which kinds of families have it."""
     merged: dict[str, tuple[OptionSpec, Any, tuple[str, ...]]] = {}
-    for kind in dict.fromkeys(OPTIONS.values()):
+    for kind in dict.fromkeys(_OPTION_TYPES.values()):
         defaults = defaults_of(kind)
         for name, spec in specs_of(kind).items():
             if spec.kind != "arrays":
@@ -93,7 +94,7 @@ def _parameters(spec: OptionSpec) -> dict[str, Any]:
 
 
 def _help(spec: OptionSpec, default: Any, owners: tuple[str, ...]) -> str:
-    families = len(dict.fromkeys(OPTIONS.values()))
+    families = len(dict.fromkeys(_OPTION_TYPES.values()))
     owner = "" if len(owners) == families else f"({', '.join(owners)}) "
     shown = ",".join(f"{part:g}" for part in default) if isinstance(default, tuple) else default
     return f"{owner}{spec.help}" + ("" if default is None or default is False else f" [{shown}]")

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.manifest import Precision
-from saishiki.runtime.plan import Plan
-from saishiki.runtime.plan.ops import AnyOp
-from saishiki.runtime.samplers import Solver
 from saishiki.runtime.signature import Array, Signature
+
+if TYPE_CHECKING:  # plans and samplers are loaded by what runs them
+    from saishiki.runtime.plan import Plan
+    from saishiki.runtime.plan.ops import AnyOp
+    from saishiki.runtime.samplers import Solver
 
 OnStep = Callable[[int, Array | None], None]
 Clock = Literal["host", "device"]
@@ -50,7 +52,7 @@ class DenoisingLoop:
     Raises ``ValueError`` where one of them does not fit the solver.
     """
 
-    solver: Solver
+    solver: "Solver"
     state: str
     x: Array
     constants: tuple[Mapping[str, Array], ...]
@@ -176,10 +178,10 @@ class TimesOps(Protocol):
     """A module that runs a plan, and can tell how long each of its operations takes."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> "Plan":
         """As it is run here, which need not be as it is written."""
         ...
 
-    def ops_ms(self, **inputs: Array) -> Mapping[AnyOp, tuple[float, ...]]:
+    def ops_ms(self, **inputs: Array) -> "Mapping[AnyOp, tuple[float, ...]]":
         """Device time of each operation alone, in milliseconds: some samples."""
         ...

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from saishiki.runtime.backends import onnxruntime
-from saishiki.runtime.backends.cuda_reference import CudaReferenceBackend
 from saishiki.runtime.backends.protocol import Backend
 from saishiki.runtime.bundle import Bundle
 from saishiki.runtime.errors import BackendError
@@ -99,7 +98,7 @@ def _open(name: str, index: int | None) -> Backend:
     if name == "onnxruntime":
         return onnxruntime.OnnxRuntimeBackend(device=index)
     if name == "cuda-reference":
-        return CudaReferenceBackend()
+        return _cuda_reference()
     opened = _cuda().open_cuda if name in PLANNED else _tensorrt().open_tensorrt
     backend: Backend = opened(name, index or 0)
     return backend
@@ -114,6 +113,12 @@ def _suitable(backend: Backend, bundle: Bundle) -> Backend:
         backend.close()
         raise
     return backend
+
+
+def _cuda_reference() -> Backend:
+    from saishiki.runtime.backends.cuda_reference import CudaReferenceBackend
+
+    return CudaReferenceBackend()
 
 
 def _cuda() -> Any:

@@ -1,13 +1,19 @@
-"""Pipelines: per family, what happens between pictures and the image."""
+"""Pipelines: per family, what happens between pictures and the image.
 
-from saishiki.runtime.pipelines.animediffusion import AnimeDiffusionOptions, AnimeDiffusionPipeline, Sampling
-from saishiki.runtime.pipelines.colorizediffusion import ColorizeDiffusionOptions, ColorizeDiffusionPipeline
-from saishiki.runtime.pipelines.families import LOADERS, OPTIONS, load_pipeline
-from saishiki.runtime.pipelines.protocol import Draws, Pictures, Pipeline, Work
+The names are loaded on first use: a service that runs one family does not load the others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saishiki.runtime.pipelines.animediffusion import AnimeDiffusionOptions, AnimeDiffusionPipeline, Sampling
+    from saishiki.runtime.pipelines.colorizediffusion import ColorizeDiffusionOptions, ColorizeDiffusionPipeline
+    from saishiki.runtime.pipelines.families import FAMILIES, load_pipeline, option_types
+    from saishiki.runtime.pipelines.protocol import Draws, Pictures, Pipeline, Work
 
 __all__ = [
-    "LOADERS",
-    "OPTIONS",
+    "FAMILIES",
     "AnimeDiffusionOptions",
     "AnimeDiffusionPipeline",
     "ColorizeDiffusionOptions",
@@ -18,4 +24,22 @@ __all__ = [
     "Sampling",
     "Work",
     "load_pipeline",
+    "option_types",
 ]
+
+_MODULES = {
+    "AnimeDiffusionOptions": "animediffusion",
+    "AnimeDiffusionPipeline": "animediffusion",
+    "ColorizeDiffusionOptions": "colorizediffusion",
+    "ColorizeDiffusionPipeline": "colorizediffusion",
+    "FAMILIES": "families",
+    "Sampling": "animediffusion",
+    "load_pipeline": "families",
+    "option_types": "families",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'protocol')}"), name)

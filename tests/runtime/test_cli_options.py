@@ -9,7 +9,7 @@ from saishiki.runtime import cli
 from saishiki.runtime import colorizer as colorizer_module
 from saishiki.runtime.cli_options import Numbers, Size, family_flags, options_given
 from saishiki.runtime.images import write_image
-from saishiki.runtime.pipelines import OPTIONS
+from saishiki.runtime.pipelines import option_types
 from tests.pictures import draw_sketch, paint_reference
 from tests.runtime.pipelines.colorizediffusion.stand_ins import FakeBackend, bundle_of
 
@@ -39,7 +39,7 @@ def test_flags_become_options():
 
 def test_every_option_has_its_flag():
     flags = {option for parameter in command.params for option in parameter.opts}
-    for kind in set(OPTIONS.values()):
+    for kind in set(option_types().values()):
         wanted = {f"--{name.replace('_', '-')}" for name in kind.__dataclass_fields__} - {"--reference-noise"}
         assert wanted <= flags
 

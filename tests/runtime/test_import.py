@@ -2,6 +2,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,10 @@ def test_import_loads_nothing_heavy():
     assert tops & heavy == set()
     others = {name for name in loaded if name.startswith("saishiki.") and not name.startswith("saishiki.runtime")}
     assert others == set()
+    what_a_bundle_decides = {
+        name for name in loaded if re.search("animediffusion|colorizediffusion|runtime.plan|samplers|tensorrt", name)
+    }
+    assert what_a_bundle_decides == set()
 
 
 def test_import_without_torch_and_onnx():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from saishiki.runtime.options import OptionSpec, defaults_of, options_from, specs_of
-from saishiki.runtime.pipelines import OPTIONS
+from saishiki.runtime.pipelines import FAMILIES, option_types
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def test_options_of_the_wrong_kind(given, message):
         make(**given)
 
 
-@pytest.mark.parametrize("family", OPTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_familys_defaults_are_options(family):
-    kind = OPTIONS[family]
+    kind = option_types()[family]
     assert options_from(kind, {}, owner=family) == kind()
     assert all(spec.help.endswith((".", "].", ",")) for spec in specs_of(kind).values())

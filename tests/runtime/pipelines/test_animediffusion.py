@@ -6,8 +6,9 @@ import pytest
 from saishiki.runtime import BundleError
 from saishiki.runtime.backends.protocol import no_progress
 from saishiki.runtime.noise import draw_noise
-from saishiki.runtime.pipelines import LOADERS, OPTIONS, AnimeDiffusionPipeline, Sampling, load_pipeline
-from saishiki.runtime.pipelines.animediffusion import MAX_TIME_TABLES
+from saishiki.runtime.pipelines import FAMILIES, AnimeDiffusionPipeline, Sampling, load_pipeline, option_types
+from saishiki.runtime.pipelines.animediffusion import FAMILY, MAX_TIME_TABLES
+from saishiki.runtime.pipelines.colorizediffusion import modules as colorizediffusion
 from saishiki.runtime.samplers import noise_reference, sample_ddim, walk_forward
 from saishiki.runtime.schedule import ddim_schedule
 
@@ -46,8 +47,8 @@ def expected(pipeline, sampling, start, batch=2):
 
 
 def test_families():
-    assert list(LOADERS) == list(OPTIONS)
-    assert list(LOADERS) == ["animediffusion", "colorizediffusion-v1", "colorizediffusion-v1.5", "colorizediffusion-v2"]
+    assert (FAMILY, *colorizediffusion.FAMILIES) == FAMILIES
+    assert list(option_types()) == ["animediffusion", *(f"colorizediffusion-{name}" for name in ("v1", "v1.5", "v2"))]
 
 
 def test_load_takes_the_precision_where_there_is_one(bundle):
