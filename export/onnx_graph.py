@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
 import torch._dynamo
+from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import nn
 
 from saishiki.export.functions import add_functions, translation_table
@@ -57,8 +59,7 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
         )
     attach_weights(program.model, module)
     fold_transposes(program.model)
-    with _quiet_exporter(), no_garbage_collection():
-        program.optimize()  # folds constants, and so looks at some small weights
+    optimize(program)
     model: ir.Model = program.model
     add_functions(model)
     return model
@@ -99,6 +100,21 @@ def _no_cache_of_fake_results() -> AbstractContextManager[None]:
     """With symbolic sizes, looking a result up takes longer than computing it: a sixth of the time is saved."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     return patched
+
+
+def optimize(program: Any) -> None:
+    """Runs the optimizer of ``torch.onnx`` on a program; it folds constants, and so looks at some small weights."""
+    with _quiet_exporter(), no_garbage_collection(), slices_stay():
+        program.optimize()
+
+
+def slices_stay() -> AbstractContextManager[Any]:
+    """Keeps the optimizer from looking for two Slices that are one Split.
+
+    It tries every pair of nodes, most of its time on a large network (``benchmarks/optimizer_times.py``), and finds
+    none: its Slices have no step, those of ``torch.onnx`` do.
+    """
+    return patch.object(slice_split_rule, "try_rewrite", return_value=None)
 
 
 @contextmanager

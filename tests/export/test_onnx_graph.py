@@ -1,15 +1,19 @@
 import getpass
 import hashlib
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import nn
 
+from saishiki.export import onnx_graph
 from saishiki.export.onnx_graph import OPSET, dynamic_shapes, trace, write_graph
 from saishiki.runtime.signature import Signature, TensorSpec
 
@@ -48,6 +52,15 @@ def test_trace_computes_the_same_at_other_sizes(graph, shape):
     (got,) = onnxruntime.InferenceSession(written.path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
     with torch.inference_mode():
         np.testing.assert_allclose(got, module(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("context", "asked"), [(nullcontext, True), (onnx_graph.slices_stay, False)])
+def test_the_optimizer_does_not_look_for_splits(context, asked, monkeypatch):
+    rule = Mock(return_value=None)
+    monkeypatch.setattr(slice_split_rule, "try_rewrite", rule)
+    monkeypatch.setattr(onnx_graph, "slices_stay", context)
+    trace(nn.SiLU(), SIGNATURE, {"batch": 2, "height": 8, "width": 12})
+    assert rule.called == asked
 
 
 def test_dynamic_shapes():
