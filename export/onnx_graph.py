@@ -42,6 +42,15 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
     Args:
         sizes: sizes to trace at; any that are valid and distinct from each other will do.
     """
+    program = capture(module, signature, sizes)
+    optimize(program)
+    model: ir.Model = program.model
+    add_functions(model)
+    return model
+
+
+def capture(module: nn.Module, signature: Signature, sizes: Sizes) -> Any:
+    """The ``torch.onnx.ONNXProgram`` of a module as the exporter leaves it; arguments as of :func:`trace`."""
     inputs = tuple(torch.zeros(spec.shape(sizes), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
     # Tracing makes millions of objects, none of them garbage: looking for some takes an eighth of its time.
     with _quiet_exporter(), no_garbage_collection(), _no_cache_of_fake_results(), without_weights(module):
@@ -59,10 +68,13 @@ def trace(module: nn.Module, signature: Signature, sizes: Sizes) -> ir.Model:
         )
     attach_weights(program.model, module)
     fold_transposes(program.model)
-    optimize(program)
-    model: ir.Model = program.model
-    add_functions(model)
-    return model
+    return program
+
+
+def optimize(program: Any) -> None:
+    """Runs the optimizer of ``torch.onnx`` on a program; it folds constants, and so looks at some small weights."""
+    with _quiet_exporter(), no_garbage_collection(), slices_stay():
+        program.optimize()
 
 
 def write_graph(model: ir.Model, signature: Signature, path: Path, weights: WeightsFile | None = None) -> OnnxGraph:
@@ -100,12 +112,6 @@ def _no_cache_of_fake_results() -> AbstractContextManager[None]:
     """With symbolic sizes, looking a result up takes longer than computing it: a sixth of the time is saved."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     return patched
-
-
-def optimize(program: Any) -> None:
-    """Runs the optimizer of ``torch.onnx`` on a program; it folds constants, and so looks at some small weights."""
-    with _quiet_exporter(), no_garbage_collection(), slices_stay():
-        program.optimize()
 
 
 def slices_stay() -> AbstractContextManager[Any]:
