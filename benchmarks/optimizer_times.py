@@ -2,8 +2,8 @@
 
     python benchmarks/optimizer_times.py CHECKPOINT [--modules denoiser vae_decoder] [--output FILE]
 
-Copies of one captured graph are optimized as ``torch.onnx`` does it and as ``saishiki.export.onnx_graph`` does, in turn.
-The seconds are those of the processor, the fewer of two runs; both must end in the same operators, or nothing is
+Copies of one captured graph are optimized as ``torch.onnx`` does it and as ``saishiki.export.onnx_graph`` does, in
+turn. The seconds are those of the processor, the fewer of two runs; both must end in the same operators, or nothing is
 reported.
 """
 
